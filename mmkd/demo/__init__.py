@@ -1,0 +1,1 @@
+"""The embedded data set and the demo that trains on it."""
