@@ -1,0 +1,11 @@
+"""What keeps stock OpenMMLab packages working on current torch."""
+from __future__ import annotations
+
+from .ext import OpNotAvailableError, install_ops
+
+__all__ = ['OpNotAvailableError', 'install', 'install_ops']
+
+
+def install() -> None:
+    """Close the gaps of the installed host packages; safe to call again."""
+    install_ops()
