@@ -1,0 +1,95 @@
+"""Adapters: what brings the student's features to the teacher's width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from .registry import MODELS
+
+LAYERS = ('conv', 'linear')
+
+
+@MODELS.register_module()
+class FeatureImitationNeck(nn.Module):
+    """One 1x1 convolution per level.
+
+    Used by the losses on the student's side, and as a stock ``neck`` entry (a
+    neck that only changes widths).
+
+    Reference:
+        Chen et al., Learning Efficient Object Detection Models with Knowledge
+        Distillation, NIPS 2017
+
+    Args:
+        in_channels: Width of every level, or one number for a single level.
+        out_channels: Width after adaptation, one number or one per level.
+        layer: ``'conv'`` for maps of shape (N, C, H, W), ``'linear'`` for
+            vectors (N, C) and token sequences (N, L, C).
+
+    Raises:
+        ValueError: If the numbers of levels differ or the layer is unknown.
+
+    Example:
+        >>> import torch
+        >>> neck = FeatureImitationNeck(in_channels=[8, 16], out_channels=32)
+        >>> x = torch.zeros(1, 8, 4, 4), torch.zeros(1, 16, 2, 2)
+        >>> [tuple(y.shape) for y in neck(x)]
+        [(1, 32, 4, 4), (1, 32, 2, 2)]
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        out_channels: int | Sequence[int],
+        layer: str = 'conv',
+    ) -> None:
+        super().__init__()
+        if layer not in LAYERS:
+            raise ValueError(f'layer must be one of {LAYERS} but is {layer!r}')
+        ins = [in_channels] if isinstance(in_channels, int) else list(in_channels)
+        outs = (
+            [out_channels] * len(ins)
+            if isinstance(out_channels, int)
+            else list(out_channels)
+        )
+        if len(ins) != len(outs):
+            raise ValueError(
+                'in_channels and out_channels must have one number per level but '
+                f'have {len(ins)} and {len(outs)}'
+            )
+        self.convs = nn.ModuleList(
+            nn.Conv2d(i, o, 1) if layer == 'conv' else nn.Linear(i, o)
+            for i, o in zip(ins, outs)
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Adapt the features of all levels.
+
+        Args:
+            features: One tensor per level.
+
+        Returns:
+            One tensor per level.
+
+        Raises:
+            ValueError: If there are more or fewer levels than convolutions.
+        """
+        if len(features) != len(self.convs):
+            raise ValueError(
+                f'the adapter has {len(self.convs)} levels but got {len(features)}'
+            )
+        return tuple(conv(x) for conv, x in zip(self.convs, features))
+
+
+def build_adapter(cfg: dict) -> nn.Module:
+    """Build an adapter; ``type`` defaults to :class:`FeatureImitationNeck`.
+
+    Args:
+        cfg: Arguments of the adapter.
+
+    Returns:
+        A module that maps a tuple of features to a tuple of features.
+    """
+    return MODELS.build({'type': 'mmkd.FeatureImitationNeck', **cfg})

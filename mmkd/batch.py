@@ -1,0 +1,75 @@
+"""The preprocessed batch that student and teacher both see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """Inputs and data samples of one training step.
+
+    Args:
+        inputs: What the student's data preprocessor returned; shape
+            (N, C, H, W) for images.
+        data_samples: One element per image; ``img_shape`` (height, width in
+            pixels of the image without padding) is read where it is present.
+    """
+
+    inputs: Any
+    data_samples: Sequence[Any] | None = None
+    _masks: dict = field(default_factory=dict, repr=False)
+
+    def valid_mask(self, like: Tensor) -> Tensor | None:
+        """Which positions of a feature map belong to the image, not to padding.
+
+        A position is valid if its upper left pixel lies in the image; images
+        are placed in the upper left corner by both host libraries.
+
+        Args:
+            like: Feature map, shape (N, C, h, w), of this batch.
+
+        Returns:
+            Boolean mask, shape (N, 1, h, w) on the device of ``like``;
+            ``None`` if no image of the batch is padded, or nothing is known.
+
+        Example:
+            >>> from mmengine.structures import BaseDataElement
+            >>> sample = BaseDataElement(metainfo=dict(img_shape=(4, 2)))
+            >>> batch = Batch(torch.zeros(1, 3, 4, 4), [sample])
+            >>> batch.valid_mask(torch.zeros(1, 8, 2, 2)).int().tolist()
+            [[[[1, 0], [1, 0]]]]
+        """
+        shapes = self._padded_shapes()
+        if shapes is None or like.dim() != 4 or like.shape[0] != len(shapes):
+            return None
+        key = (tuple(like.shape[2:]), like.device)
+        if key not in self._masks:
+            self._masks[key] = self._build_mask(shapes, like)
+        return self._masks[key]
+
+    def _padded_shapes(self) -> list[tuple[int, int]] | None:
+        if not (isinstance(self.inputs, Tensor) and self.inputs.dim() == 4):
+            return None
+        full = tuple(self.inputs.shape[2:])
+        shapes = [
+            tuple(getattr(sample, 'img_shape', full))[:2]
+            for sample in self.data_samples or ()
+        ]
+        is_padded = any(h < full[0] or w < full[1] for h, w in shapes)
+        return shapes if is_padded else None
+
+    def _build_mask(self, shapes: list[tuple[int, int]], like: Tensor) -> Tensor:
+        height, width = self.inputs.shape[2:]
+        rows, columns = like.shape[2:]
+        limits = torch.tensor(shapes, device=like.device, dtype=torch.float32)
+        top = torch.arange(rows, device=like.device) * (height / rows)
+        left = torch.arange(columns, device=like.device) * (width / columns)
+        inside_rows = top[None, :] < limits[:, 0, None]
+        inside_columns = left[None, :] < limits[:, 1, None]
+        return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]

@@ -1,0 +1,25 @@
+"""Distillation of MMDetection's detectors."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..distiller import Distill
+from ..registry import MODELS
+from ..taps import Tap
+
+__all__ = ['DistillDetector']
+
+
+@MODELS.register_module()
+class DistillDetector(Distill):
+    """A stock detector with a teacher; see :class:`mmkd.distiller.Distill`.
+
+    Tapping a dense head, such as ``at='bbox_head'``, yields a
+    :class:`~mmkd.det.views.DenseHeadView`.
+    """
+
+    def tap_of(self, module: nn.Module) -> type[Tap]:
+        from .views import tap_of  # mmdet is imported when a detector is built
+
+        return tap_of(module)

@@ -1,0 +1,119 @@
+"""A dry run finds out what taps yield before training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from .taps import Tap, record
+
+#: Sides of the synthetic images in pixels. The smallest at which the whole model
+#: runs is used; some (SSD) shrink their input to nothing at smaller ones.
+SIZES = (128, 256, 512)
+
+
+@dataclass
+class DryRun:
+    """What was seen.
+
+    Args:
+        taps: Path -> tap, of the modules that ran.
+        failure: Why the forward pass broke off before all of them ran.
+    """
+
+    taps: dict[str, Tap] = field(default_factory=dict)
+    failure: str | None = None
+
+
+def dry_run(
+    model: nn.Module,
+    tap_types: Mapping[str, type[Tap]],
+    device: torch.device | None = None,
+) -> DryRun:
+    """Run a model on two small synthetic images in eval mode without gradients.
+
+    BatchNorm buffers and training flags are left as they were; the caller
+    preserves the random state.
+
+    Args:
+        model: A model with mmengine's interface (``mode='tensor'``).
+        tap_types: Path -> how to tap it.
+        device: Where the model is; that of its first parameter if not given.
+
+    Returns:
+        What the taps recorded. A model whose head cannot run on synthetic
+        samples is no failure if everything tapped ran before.
+
+    Raises:
+        RuntimeError: If a tapped module runs inside gradient checkpointing.
+    """
+    seen = DryRun()
+    for size in SIZES:
+        seen = _attempt(model, tap_types, size, device)
+        if seen.failure is None:
+            break
+    return seen
+
+
+def _attempt(
+    model: nn.Module,
+    tap_types: Mapping[str, type[Tap]],
+    size: int,
+    device: torch.device | None,
+) -> DryRun:
+    parameter = next(model.parameters(), torch.zeros(()))
+    channels = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    inputs = torch.randn(
+        2,
+        3 if channels is None else max(channels.numel(), 1),
+        size,
+        size,
+        device=device or parameter.device,
+        dtype=parameter.dtype,
+    )
+    checkpointed = any(getattr(module, 'with_cp', False) for module in model.modules())
+    taps: dict[str, Tap] = {}
+    failure = None
+    # Checkpointing shows itself only where gradients are wanted.
+    with _eval_mode(model), torch.set_grad_enabled(checkpointed):
+        inputs.requires_grad_(checkpointed)
+        try:
+            with record(model, tap_types) as taps:
+                for tap in taps.values():
+                    tap.module.training = tap.training_outputs
+                model(inputs, _samples(size), mode='tensor')
+        except Exception as error:
+            if 'gradient checkpointing' in str(error):
+                raise
+            failure = f'{type(error).__name__}: {error}'
+    ran = {path: tap for path, tap in taps.items() if tap.count}
+    return DryRun(ran, None if len(ran) == len(tap_types) else failure or _missed(taps))
+
+
+def _missed(taps: Mapping[str, Tap]) -> str:
+    names = ', '.join(repr(path) for path, tap in taps.items() if not tap.count)
+    return f'{names} did not run in the forward pass'
+
+
+def _samples(size: int) -> list[BaseDataElement]:
+    meta = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), (size, size))
+    meta.update(batch_input_shape=(size, size), scale_factor=(1.0, 1.0))
+    return [BaseDataElement(metainfo=dict(meta, img_id=i)) for i in range(2)]
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    flags = [(module, module.training) for module in model.modules()]
+    # Not model.train(): stock ones freeze stages as a side effect.
+    for module, _ in flags:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag

@@ -1,0 +1,7 @@
+"""MMEngine hooks; all of them belong into ``default_hooks``, a dict that merges."""
+
+from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .distill_schedule_hook import DistillScheduleHook
+from .distiller_state_hook import DistillerStateHook
+
+__all__ = ['AtomicCheckpointHook', 'DistillScheduleHook', 'DistillerStateHook']

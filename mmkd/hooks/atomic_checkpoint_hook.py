@@ -1,0 +1,156 @@
+"""Checkpoints that survive a power cut: the old one goes after the new one is safe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+
+from ..registry import HOOKS
+
+_SUFFIX = '.part'
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """Stock ``CheckpointHook`` with the same arguments, and atomic writes.
+
+    A checkpoint is written to a temporary file in the same folder, flushed to
+    disk and renamed; then ``last_checkpoint`` likewise; then outdated files are
+    deleted. The stock hook deletes first and writes in place: a run that is
+    killed in between is left with nothing. On remote storage it does what the
+    stock hook does.
+
+    Example:
+        >>> hook = AtomicCheckpointHook(interval=1, max_keep_ckpts=2)
+        >>> hook.max_keep_ckpts
+        2
+    """
+
+    def before_train(self, runner: Any) -> None:
+        """Sweep up what an interrupted run left behind."""
+        super().before_train(runner)
+        if is_main_process() and isinstance(self.file_backend, LocalBackend):
+            for left_over in Path(self.out_dir).glob(f'.*{_SUFFIX}'):
+                left_over.unlink()
+
+    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
+        with self._atomic(runner):
+            self._retire_outdated(runner, step)
+            name = self.filename_tmpl.format(step)
+            self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+            runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                self.file_client_args,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
+            if is_main_process():
+                pointer = Path(runner.work_dir) / 'last_checkpoint'
+                with replacing(pointer) as temporary:
+                    temporary.write_text(self.last_ckpt)
+
+    def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
+        with self._atomic(runner):
+            super()._save_best_checkpoint(runner, metrics)
+
+    def _retire_outdated(self, runner: Any, step: int) -> None:
+        """Keep the ids of the newest ``max_keep_ckpts``; the rest is deleted later."""
+        # The best checkpoint makes the same step be saved twice.
+        if self.max_keep_ckpts <= 0 or step in list(self.keep_ckpt_ids)[-1:]:
+            return
+        if len(self.keep_ckpt_ids) == self.max_keep_ckpts and is_main_process():
+            name = self.filename_tmpl.format(self.keep_ckpt_ids[0])
+            path = self.file_backend.join_path(self.out_dir, name)
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+        self.keep_ckpt_ids.append(step)  # a deque of that length: drops the oldest
+        runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+
+    @contextmanager
+    def _atomic(self, runner: Any) -> Iterator[None]:
+        """Save atomically and delete last, inside the block."""
+        backend = self.file_backend
+        if not isinstance(backend, LocalBackend):  # remote, or inside another block
+            yield
+            return
+        deferred = _DeferredRemovals(backend)
+        save = runner.save_checkpoint
+
+        def save_atomically(out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+            if not is_main_process():
+                return
+            with replacing(Path(out_dir) / filename) as temporary:
+                save(out_dir, temporary.name, *args, **kwargs)
+
+        self.file_backend, runner.save_checkpoint = deferred, save_atomically
+        try:
+            yield
+        finally:
+            self.file_backend = backend
+            del runner.save_checkpoint
+        deferred.run()
+
+
+class _DeferredRemovals:
+    """A file backend whose removals wait."""
+
+    def __init__(self, backend: LocalBackend) -> None:
+        self._backend = backend
+        self._pending: list[str] = []
+
+    def remove(self, path: str) -> None:
+        self._pending.append(path)
+
+    def run(self) -> None:
+        for path in self._pending:
+            self._backend.remove(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Replace a file as a whole or not at all.
+
+    Args:
+        path: The file, which may exist.
+
+    Yields:
+        A temporary file in the same folder to write instead. It takes the place
+        of ``path`` once its bytes are on the disk.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / 'note'
+        >>> with replacing(path) as temporary:
+        ...     _ = temporary.write_text('safe')
+        >>> path.read_text()
+        'safe'
+    """
+    temporary = path.with_name(f'.{path.name}{_SUFFIX}')
+    try:
+        yield temporary
+        with temporary.open('rb') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)

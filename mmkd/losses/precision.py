@@ -1,0 +1,63 @@
+"""Distillation maths runs in at least float32, whatever autocast says."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Run a tensor function with autocast off and half tensors upcast.
+
+    float16 and bfloat16 arguments become float32 (a temperature softmax over
+    thousands of positions underflows in either), float64 stays float64, so
+    that ``gradcheck`` is meaningful.
+
+    Args:
+        function: A function whose first argument is a tensor.
+
+    Returns:
+        The wrapped function.
+
+    Example:
+        >>> @full_precision
+        ... def total(x):
+        ...     return x.sum()
+        >>> total(torch.ones(3, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+
+    def upcast(value: object) -> object:
+        is_half = isinstance(value, Tensor) and value.dtype in _HALF
+        return value.float() if is_half else value  # type: ignore[attr-defined]
+
+    @functools.wraps(function)
+    def wrapper(student: Tensor, *args: object, **kwargs: object) -> Tensor:
+        with torch.autocast(student.device.type, enabled=False):
+            return function(
+                upcast(student),
+                *map(upcast, args),
+                **{key: upcast(value) for key, value in kwargs.items()},
+            )
+
+    return wrapper
+
+
+def check_same_shape(student: Tensor, teacher: Tensor) -> None:
+    """Raise ``ValueError`` unless both tensors have one shape."""
+    if student.shape != teacher.shape:
+        raise ValueError(
+            'student and teacher must have the same shape but have '
+            f'{tuple(student.shape)} and {tuple(teacher.shape)}'
+        )
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ``ValueError`` unless the temperature is positive."""
+    if not temperature > 0:
+        raise ValueError(f'temperature must be > 0 but is {temperature}')

@@ -1,0 +1,199 @@
+"""Taps: what a sub-module computed, recorded while the model runs anyway."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class StopForward(Exception):
+    """Raised inside a forward pass once every tap has what it needs."""
+
+
+@dataclass
+class Call:
+    """One call of an intercepted method."""
+
+    args: tuple
+    kwargs: dict
+    output: Any
+
+
+class Tap:
+    """Records the calls of one sub-module.
+
+    Subclasses (the head views of the leaves) intercept more methods and give
+    what they recorded names.
+
+    Args:
+        path: Dotted path of the module, for messages.
+        module: The module to watch.
+    """
+
+    #: Methods whose calls are recorded, ``forward`` first.
+    methods: tuple[str, ...] = ('forward',)
+    #: Whether the module itself, not its children, must be in training mode to
+    #: return what it returns in training (many heads post-process in eval).
+    training_outputs = False
+
+    def __init__(self, path: str, module: nn.Module) -> None:
+        self.path = path
+        self.module = module
+        self.methods = tuple(name for name in self.methods if hasattr(module, name))
+        self.calls: dict[str, list[Call]] = {name: [] for name in self.methods}
+
+    @property
+    def count(self) -> int:
+        """How often the module ran."""
+        return len(self.calls['forward'])
+
+    @property
+    def value(self) -> Any:
+        """The output; the list of outputs in order if the module ran repeatedly."""
+        outputs = [call.output for call in self.calls['forward']]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+class HeadView(Tap):
+    """A tapped head: what it predicted and what it was taught, by name.
+
+    Losses on plain tensors see its class logits; others use the fields.
+    """
+
+    training_outputs = True
+
+    @property
+    def value(self) -> HeadView:
+        return self
+
+    @property
+    def outputs(self) -> Any:
+        """What the head's ``forward`` returned in its only call."""
+        (call,) = self.calls['forward']
+        return call.output
+
+    @property
+    def logits(self) -> list[Tensor]:
+        """Class logits, one tensor of shape (N, A * C, H, W) per level."""
+        raise NotImplementedError(f'{type(self).__name__} has no class logits')
+
+
+def resolve(model: nn.Module, path: str) -> nn.Module:
+    """The sub-module at a dotted path.
+
+    Args:
+        model: Where to look.
+        path: Such as ``'neck'`` or ``'backbone.layer4'``.
+
+    Returns:
+        The sub-module.
+
+    Raises:
+        ValueError: If there is none, with the nearest name and the children.
+
+    Example:
+        >>> resolve(nn.Sequential(nn.ReLU()), '0')
+        ReLU()
+        >>> resolve(nn.ModuleDict(dict(neck=nn.ReLU())), 'nekc')
+        Traceback (most recent call last):
+        ValueError: 'nekc' is not a sub-module of ModuleDict; did you mean 'neck'? It has: neck
+    """
+    module = model
+    walked: list[str] = []
+    for name in path.split('.'):
+        children = {k: v for k, v in module.named_children() if v is not None}
+        if name not in children:
+            where = '.'.join(walked) or type(model).__name__
+            close = difflib.get_close_matches(name, children, n=1)
+            hint = f"; did you mean {'.'.join([*walked, *close])!r}?" if close else '.'
+            names = ', '.join(children) or 'no sub-modules'
+            raise ValueError(
+                f'{path!r} is not a sub-module of {where}{hint} It has: {names}'
+            )
+        module = children[name]
+        walked.append(name)
+    return module
+
+
+@contextmanager
+def record(
+    model: nn.Module,
+    tap_types: Mapping[str, type[Tap]],
+    stop_after: Mapping[str, int] | None = None,
+) -> Iterator[dict[str, Tap]]:
+    """Record the calls of sub-modules inside a ``with`` block, and nowhere else.
+
+    Bound methods are replaced on the instance for the duration of the block.
+    Forward hooks would not do: mmseg calls ``decode_head.forward(x)``, which
+    fires none, and a hook that stays is deep-copied with the model by EMA.
+
+    Args:
+        model: The model that runs in the block.
+        tap_types: Path -> how to tap it.
+        stop_after: Path -> number of calls. Once every path has run that often
+            the forward pass is abandoned and the block ends quietly.
+
+    Yields:
+        Path -> tap.
+
+    Raises:
+        ValueError: If a path does not exist.
+        RuntimeError: If a tapped module ran inside gradient checkpointing.
+
+    Example:
+        >>> model = nn.Sequential(nn.Identity(), nn.Flatten())
+        >>> with record(model, {'0': Tap}) as taps:
+        ...     y = model(torch.ones(1, 2, 1))
+        >>> taps['0'].value.shape
+        torch.Size([1, 2, 1])
+    """
+    taps = {path: kind(path, resolve(model, path)) for path, kind in tap_types.items()}
+    grad_enabled = torch.is_grad_enabled()
+
+    def finished() -> bool:
+        return stop_after is not None and all(
+            tap.count >= stop_after[path] for path, tap in taps.items()
+        )
+
+    def intercept(tap: Tap, name: str) -> Any:
+        original = getattr(tap.module, name)
+
+        @functools.wraps(original)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if grad_enabled and not torch.is_grad_enabled() and name == 'forward':
+                raise RuntimeError(
+                    f'{tap.path!r} runs inside gradient checkpointing, where a tapped '
+                    'tensor receives no gradient; tap a module outside of the '
+                    'checkpointed block or set with_cp=False'
+                )
+            output = original(*args, **kwargs)
+            tap.calls[name].append(Call(args, kwargs, output))
+            if name == 'forward' and finished():
+                raise StopForward
+            return output
+
+        return wrapper
+
+    with ExitStack() as stack:
+        for tap in taps.values():
+            for name in tap.methods:
+                stack.callback(_restore, tap.module, name, vars(tap.module).get(name))
+                vars(tap.module)[name] = intercept(tap, name)
+        try:
+            yield taps
+        except StopForward:
+            pass
+
+
+def _restore(module: nn.Module, name: str, previous: Any) -> None:
+    if previous is None:
+        del vars(module)[name]
+    else:
+        vars(module)[name] = previous

@@ -1,0 +1,159 @@
+"""The teacher: a frozen network beside the student, never part of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.model import revert_sync_batchnorm
+from torch import Tensor, nn
+
+from .batch import Batch
+from .renormalize import Normalization, Renormalizer
+from .rng import preserved_rng
+from .taps import Tap, record
+from .teacher_loading import load_teacher
+
+
+class Teacher:
+    """A frozen network that is run only as far as the losses need.
+
+    It is no ``nn.Module`` on purpose: held by one, its weights stay out of
+    ``parameters()``, ``state_dict()``, DDP and the optimizer. Copies of the
+    student (EMA) share it.
+
+    Args:
+        model: The network; frozen and put in eval mode here.
+        source: Where it came from, for messages.
+        device: Where it stays; ``None`` follows the student.
+
+    Attributes:
+        model: The frozen network.
+        digest: First 8 hex digits of the SHA-256 of its weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: str = 'module',
+        device: str | torch.device | None = None,
+    ) -> None:
+        # Runner reverts SyncBN of registered modules only.
+        model = revert_sync_batchnorm(model)
+        self.model = model.requires_grad_(False).eval()
+        self.source = source
+        self.device = torch.device(device) if device is not None else None
+        if self.device is not None:
+            self.model.to(self.device)
+        self.digest = _digest(self.model)
+        self._renormalize: Renormalizer | None = None
+
+    def match_inputs(self, student_preprocessor: nn.Module | None) -> None:
+        """Learn how the inputs that it will be given are normalised."""
+        self._renormalize = Renormalizer(
+            Normalization.of(student_preprocessor),
+            Normalization.of(getattr(self.model, 'data_preprocessor', None)),
+        )
+
+    def apply(self, function: Any) -> None:
+        """What ``nn.Module._apply`` does: follow a move or a cast of the student."""
+        self.model._apply(function)
+        if self.device is not None:
+            self.model.to(self.device)
+
+    @torch.no_grad()
+    def run(
+        self,
+        batch: Batch,
+        tap_types: Mapping[str, type[Tap]],
+        stop_after: Mapping[str, int] | None = None,
+    ) -> dict[str, Tap]:
+        """Run on a batch until every tap has what it needs.
+
+        ``no_grad`` and not inference mode: inference tensors cannot be saved
+        for the student's backward pass.
+
+        Args:
+            batch: Inputs as the student gets them.
+            tap_types: Path in the teacher -> how to tap it.
+            stop_after: Path -> calls after which nothing more is needed.
+
+        Returns:
+            Path -> tap with what was recorded.
+        """
+        inputs = self._renormalize(batch) if self._renormalize else batch.inputs
+        inputs = move(inputs, self.device)
+        samples = _shallow_copies(batch.data_samples)
+        with record(self.model, tap_types, stop_after) as taps:
+            heads = [tap.module for tap in taps.values() if tap.training_outputs]
+            for head in heads:  # the module alone: its dropout and norms stay in eval
+                head.training = True
+            try:
+                self.model(inputs, samples, mode='tensor')
+            finally:
+                for head in heads:
+                    head.training = False
+        return taps
+
+    def __deepcopy__(self, memo: dict) -> Teacher:
+        return self
+
+    def __repr__(self) -> str:
+        return f'{type(self.model).__name__} ({self.source}, weights {self.digest})'
+
+
+def build_teacher(
+    teacher: str | Mapping[str, Any] | nn.Module, scope: str | None = None
+) -> Teacher:
+    """Build a teacher; the random state is left as it was.
+
+    Args:
+        teacher: A zoo name (``'mmdet::...'``: config and weights from the stock
+            metafile), a config path, a checkpoint that holds its config, a
+            network, or ``dict(config=..., checkpoint=..., allow_missing=[...],
+            allow_random=False, trust=False, device=None)``.
+        scope: Registry scope for a config that names none.
+
+    Returns:
+        The frozen teacher.
+
+    Raises:
+        ValueError: If the weights are missing or do not fit.
+        FileNotFoundError: If a named file does not exist.
+        TypeError: If ``teacher`` is none of the above.
+    """
+    if isinstance(teacher, nn.Module):
+        return Teacher(teacher)
+    with preserved_rng():
+        model, source, device = load_teacher(teacher, scope)
+    return Teacher(model, source, device)
+
+
+def move(value: Any, device: torch.device | None) -> Any:
+    """Move every tensor of nested tuples, lists and dicts; ``None`` keeps all."""
+    if device is None:
+        return value
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, (tuple, list)):
+        return type(value)(move(item, device) for item in value)
+    if isinstance(value, dict):
+        return {key: move(item, device) for key, item in value.items()}
+    return value
+
+
+def _shallow_copies(samples: Any) -> Any:
+    """Data samples whose fields the teacher may set without the student seeing it."""
+    if samples is None:
+        return None
+    return [sample.new() if hasattr(sample, 'new') else sample for sample in samples]
+
+
+def _digest(model: nn.Module) -> str:
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()[:8]

@@ -1,0 +1,221 @@
+"""From a zoo name, a config or a checkpoint to a network with its weights."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from .compat.checkpoint import fetch, load_file
+from .compat.config_text import parse_config_text
+from .config import load_config
+
+#: Keys that may be missing from, or left over in, a teacher's checkpoint without
+#: a word from the user: buffers that carry no knowledge. Left-over ones are
+#: reported, everything else is an error.
+HARMLESS = (
+    '*num_batches_tracked',  # absent from files of torch < 0.4.1
+    'data_preprocessor.*',  # mean and std come from the config
+    '*relative_position_index',  # recomputed from the window size
+    '*attn_mask',
+    '*.anchors',
+    'ema_*',  # the raw weights beside averaged ones
+    'distiller.*',
+)
+_KNOWN = {'config', 'checkpoint', 'allow_missing', 'allow_random', 'trust', 'device'}
+
+
+def load_teacher(
+    teacher: str | Mapping[str, Any], scope: str | None
+) -> tuple[nn.Module, str, Any]:
+    """Build the network that a ``teacher`` entry names, weights loaded.
+
+    Args:
+        teacher: See :func:`mmkd.teacher.build_teacher`.
+        scope: Registry scope for a config that names none.
+
+    Returns:
+        Network, description of its source, device or ``None``.
+
+    Raises:
+        ValueError: For contradicting entries or weights that do not fit.
+        TypeError: For anything but a string or a dict.
+    """
+    options = _as_options(teacher)
+    checkpoint = options.get('checkpoint')
+    trust = options.get('trust', False)
+    state, cfg = None, options.get('config')
+    zoo_url = None
+    if cfg is not None:
+        cfg = load_config(cfg)
+        zoo_url = cfg.get('model_path')
+    if checkpoint is None and 'checkpoint' not in options:
+        checkpoint = zoo_url
+    if checkpoint is not None:
+        path = _local_path(str(checkpoint))
+        contents = load_file(path, map_location='cpu', trust=trust)
+        state = _state_dict(contents, path)
+        if cfg is None:
+            cfg = _stored_config(contents, path)
+    elif not options.get('allow_random', False):
+        raise ValueError(
+            f'teacher {options.get("config")!r} has no weights: name a file with '
+            'dict(config=..., checkpoint=...), or say checkpoint=None, '
+            'allow_random=True to distil from a random network'
+        )
+    model = _build(cfg, scope)
+    if state is not None:
+        load_strictly(model, state, options.get('allow_missing', ()), str(checkpoint))
+    source = ', '.join(str(x) for x in (options.get('config'), checkpoint) if x)
+    return model, source, options.get('device')
+
+
+def load_strictly(
+    model: nn.Module,
+    state: Mapping[str, Any],
+    allow_missing: Sequence[str] = (),
+    source: str = 'the checkpoint',
+) -> None:
+    """Load weights and insist that they fit.
+
+    Args:
+        model: Receives the weights.
+        state: Its ``state_dict``; migrations of old key names that the modules
+            define are applied.
+        allow_missing: Patterns (``fnmatch``) of keys that may be missing.
+        source: Named in messages.
+
+    Raises:
+        ValueError: Listing every missing, unexpected or mis-shaped key.
+
+    Example:
+        >>> load_strictly(nn.Linear(2, 1), dict(bias=nn.Linear(2, 1).bias))
+        Traceback (most recent call last):
+        ValueError: weights of the checkpoint do not fit Linear; missing: weight
+    """
+    try:
+        result = model.load_state_dict(state, strict=False)
+        shapes: list[str] = []
+    except RuntimeError as error:
+        shapes = re.findall(r'size mismatch for ([^\n]+)', str(error))
+        if not shapes:
+            raise
+        result = None
+    problems = []
+    if shapes:
+        problems.append('other shapes: ' + _listed(shapes))
+    if result is not None:
+        allowed = (*HARMLESS, *allow_missing)
+        missing = [k for k in result.missing_keys if not _matches(k, allowed)]
+        left_over = [k for k in result.unexpected_keys if _matches(k, HARMLESS)]
+        unexpected = [k for k in result.unexpected_keys if k not in left_over]
+        if missing:
+            problems.append('missing: ' + _listed(missing))
+        if unexpected:
+            problems.append('unexpected: ' + _listed(unexpected))
+        if left_over:
+            print_log(f'{source}: not used: {_listed(left_over)}', logger='current')
+    if problems:
+        raise ValueError(
+            f'weights of {source} do not fit {type(model).__name__}; '
+            + '; '.join(problems)
+        )
+
+
+def _as_options(teacher: str | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(teacher, str):
+        key = 'checkpoint' if teacher.endswith(('.pth', '.pt')) else 'config'
+        return {key: teacher}
+    if not isinstance(teacher, Mapping):
+        raise TypeError(
+            'teacher must be a zoo name, a path, a dict or a module but is '
+            f'{type(teacher).__name__}'
+        )
+    # A scope may be added by `{{_base_.x}}`; it is not the user's.
+    options = {key: value for key, value in teacher.items() if key != '_scope_'}
+    unknown = set(options) - _KNOWN
+    if unknown:
+        raise ValueError(
+            f'teacher accepts {sorted(_KNOWN)} but was given {sorted(unknown)}'
+        )
+    if options.get('config') is None and options.get('checkpoint') is None:
+        raise ValueError('teacher must name a config, a checkpoint or both')
+    return options
+
+
+def _local_path(checkpoint: str) -> Path:
+    if re.match(r'https?://', checkpoint):
+        return fetch(checkpoint)
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"the teacher's checkpoint {checkpoint!r} does not exist")
+    return path
+
+
+def _state_dict(contents: Any, path: Path) -> Mapping[str, Any]:
+    state = contents.get('state_dict', contents) if isinstance(contents, dict) else None
+    if not isinstance(state, Mapping) or not state:
+        raise ValueError(f'{path} holds no state_dict')
+    if all(key.startswith('module.') for key in state):  # saved from inside DDP
+        stripped = type(state)((key[len('module.') :], v) for key, v in state.items())
+        if hasattr(state, '_metadata'):
+            stripped._metadata = {
+                key[len('module.') :]: v for key, v in state._metadata.items()
+            }
+        state = stripped
+    return state
+
+
+def _stored_config(contents: Any, path: Path) -> Config:
+    """The config text inside a checkpoint: parsed, never executed."""
+    text = (contents.get('meta') or {}).get('cfg')
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(
+            f'{path} holds no config; name it with dict(config=..., checkpoint=...)'
+        )
+    return Config(parse_config_text(text))
+
+
+def _build(cfg: Any, scope: str | None) -> nn.Module:
+    model_cfg = copy.deepcopy(cfg.model)
+    if 'student' in model_cfg and str(model_cfg.get('type', '')).startswith('mmkd.'):
+        # A distilled model as the next teacher is its student.
+        model_cfg = model_cfg.student
+    if cfg.get('data_preprocessor') and not model_cfg.get('data_preprocessor'):
+        model_cfg.data_preprocessor = copy.deepcopy(cfg.data_preprocessor)
+    _drop_pretrained(model_cfg)
+    scope = model_cfg.get('_scope_') or cfg.get('default_scope') or scope
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build(model_cfg)
+
+
+def _drop_pretrained(cfg: Any) -> None:
+    """Forget ImageNet initialisation: a download of weights that are replaced."""
+    if isinstance(cfg, (dict, ConfigDict)):
+        init = cfg.get('init_cfg')
+        if isinstance(init, dict) and init.get('type') == 'Pretrained':
+            cfg['init_cfg'] = None
+        if isinstance(cfg.get('pretrained'), str):
+            cfg['pretrained'] = None
+        for value in cfg.values():
+            _drop_pretrained(value)
+    elif isinstance(cfg, (list, tuple)):
+        for value in cfg:
+            _drop_pretrained(value)
+
+
+def _matches(key: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _listed(keys: Sequence[str], limit: int = 20) -> str:
+    more = f' and {len(keys) - limit} more' if len(keys) > limit else ''
+    return ', '.join(keys[:limit]) + more
