@@ -11,57 +11,69 @@ from ._common import chunk_size, extension_op, upcast
 _MAX, _AVG = 0, 1
 
 
-def _sample_points(rois: Tensor, size: tuple[int, int], spatial_scale: float,
-                   sampling_ratio: int,
-                   aligned: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Where RoIAlign samples.
-
-    Without a fixed ``sampling_ratio`` each RoI has its own number of samples;
-    the grid is as fine as the largest one, ``valid`` marks the real ones.
-
-    Returns:
-        Rows (K, ph, gh, 1), columns (K, pw, 1, gw), laid out so that they
-        broadcast, and validity (K, 1, 1, gh, gw).
-    """
+def bin_geometry(rois: Tensor, size: tuple[int, int], spatial_scale: float,
+                 sampling_ratio: int,
+                 aligned: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Top-left corner, bin size and samples per bin, each (K, 2) as (y, x)."""
     box = rois[:, 1:] * spatial_scale - (0.5 if aligned else 0)
     start, extent = box[:, [1, 0]], box[:, [3, 2]] - box[:, [1, 0]]
     if not aligned:
         extent = extent.clamp(min=1)
     bins = extent / torch.tensor(size).to(extent)
+    # A RoI without area has no samples unless their number is fixed.
     count = bins.ceil().clamp(min=0)
     if sampling_ratio > 0:
         count = torch.full_like(count, sampling_ratio)
+    return start, bins, count
+
+
+def sample_points(start: Tensor, bins: Tensor, count: Tensor,
+                  size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Where RoIAlign samples, given its :func:`bin_geometry`.
+
+    Each RoI has its own number of samples per bin; the grid is as fine as the
+    largest one asks for, ``valid`` marks the samples that are real.
+
+    Returns:
+        Rows, columns and validity; each (K, ph, pw, G) with G samples per bin.
+    """
     points, valid = [], []
     for axis in range(2):
-        most = int(count[:, axis].max()) if len(count) else 0
-        step = torch.arange(most, device=rois.device, dtype=rois.dtype)
-        cell = torch.arange(size[axis], device=rois.device, dtype=rois.dtype)
+        step = torch.arange(int(count[:, axis].max()), device=start.device)
+        cell = torch.arange(size[axis], device=start.device)
         fraction = (step + 0.5) / count[:, axis, None].clamp(min=1)
         points.append(start[:, axis, None, None] + bins[:, axis, None, None] *
-                      (cell[None, :, None] + fraction[:, None]))
+                      (cell[:, None] + fraction[:, None]))
         valid.append(step < count[:, axis, None])
-    return (points[0][..., None], points[1][:, :, None],
-            valid[0][:, None, None, :, None] & valid[1][:, None, None, None])
+    shape = (len(start), *size, valid[0].size(1), valid[1].size(1))
+    return (points[0][:, :, None, :, None].expand(shape).flatten(3),
+            points[1][:, None, :, None].expand(shape).flatten(3),
+            (valid[0][:, None, None, :, None] &
+             valid[1][:, None, None, None]).expand(shape).flatten(3))
 
 
-def _max_align(input: Tensor, rois: Tensor, size: tuple[int, int],
-               spatial_scale: float, sampling_ratio: int,
-               aligned: bool) -> tuple[Tensor, Tensor, Tensor]:
+def roi_chunks(channels: int, count: Tensor, size: tuple[int, int]) -> list[slice]:
+    """Slices of the RoIs whose samples fit into one temporary."""
+    if not len(count):
+        return []
+    grid = int(count.max(dim=0).values.clamp(min=1).prod())
+    step = chunk_size(channels * size[0] * size[1] * grid)
+    return [slice(lo, lo + step) for lo in range(0, len(count), step)]
+
+
+def _max_align(input: Tensor, batch: Tensor, y: Tensor, x: Tensor,
+               valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Largest sample of each bin, its row and its column; each (K, C, ph, pw)."""
-    rows, cols, valid = _sample_points(rois, size, spatial_scale, sampling_ratio,
-                                       aligned)
-    num, grid = len(rois), valid.shape[-2:]
-    shape = (num, *size, *grid)
-    y = rows[:, :, None].expand(shape).reshape(num, -1)
-    x = cols[:, None].expand(shape).reshape(num, -1)
-    values = sample(input, rois[:, 0].long(), y, x)
-    values = values.view(num, -1, *size, grid.numel())
-    hidden = ~valid.expand(shape).reshape(num, 1, *size, -1)
-    best, winner = values.masked_fill(hidden, -torch.inf).max(dim=-1)
-    # A degenerate RoI has no samples at all: it pools 0 and has no winner.
+    values = sample(input, batch, y.flatten(1), x.flatten(1))
+    values = values.unflatten(2, y.shape[1:])
+    if values.size(-1) == 0:
+        best = values.new_zeros(values.shape[:-1])
+        return best, best - 1, best - 1
+    best, winner = values.masked_fill(~valid[:, None], -torch.inf).max(dim=-1)
+    # A degenerate RoI pools 0 and has no winner.
     none = best == -torch.inf
-    y, x = (t.view(num, 1, *size, -1).expand_as(values).gather(
-        -1, winner[..., None]).squeeze(-1).masked_fill(none, -1) for t in (y, x))
+    y, x = (t[:, None].expand_as(values).gather(-1, winner[..., None]).squeeze(-1)
+            .masked_fill(none, -1) for t in (y, x))
     return best.masked_fill(none, 0), y, x
 
 
@@ -90,12 +102,11 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor,
         output.copy_(torch.ops.torchvision.roi_align(
             features, boxes, spatial_scale, *size, sampling_ratio, aligned))
         return
-    # The samples of a RoI are about as many as the pixels it covers.
-    step = chunk_size(input[0].numel()) if input.numel() else 1
-    for lo in range(0, len(rois), step):
-        part = slice(lo, lo + step)
-        best, y, x = _max_align(features, boxes[part], size, spatial_scale,
-                                sampling_ratio, aligned)
+    start, bins, count = bin_geometry(boxes, size, spatial_scale, sampling_ratio,
+                                      aligned)
+    for part in roi_chunks(input.size(1), count, size):
+        points = sample_points(start[part], bins[part], count[part], size)
+        best, y, x = _max_align(features, rois[part, 0].long(), *points)
         output[part], argmax_y[part], argmax_x[part] = (
             t.to(output.dtype) for t in (best, y, x))
 
@@ -168,6 +179,7 @@ def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor
     size, shape = (pooled_height, pooled_width), tuple(input.shape[-2:])
     boxes, = upcast(rois)
     flat = input.flatten(2)
+    # The windows of a RoI together cover about the pixels of the RoI.
     step = chunk_size(input[0].numel())
     for lo in range(0, len(rois), step):
         part = slice(lo, lo + step)
