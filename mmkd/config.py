@@ -128,6 +128,38 @@ def add_default_hooks(cfg: Config) -> Config:
     return cfg
 
 
+def use_data_root(cfg: Config, root: str | None) -> Config:
+    """Look for the data sets below another folder than ``data/``.
+
+    Args:
+        cfg: Config; changed in place.
+        root: Folder that holds what configs name ``data/...``; the environment
+            variable ``MMKD_DATA`` in the tools. ``None`` changes nothing.
+
+    Returns:
+        The same config.
+
+    Example:
+        >>> cfg = Config(dict(data_root='data/bccd/', model=dict()))
+        >>> use_data_root(cfg, '/big/disk').data_root
+        '/big/disk/bccd/'
+    """
+    if root:
+        for key in list(cfg):
+            cfg[key] = _moved(cfg[key], root)
+    return cfg
+
+
+def _moved(value: Any, root: str) -> Any:
+    if isinstance(value, str) and value.startswith('data/'):
+        return str(Path(root) / value[len('data/') :]) + '/' * value.endswith('/')
+    if isinstance(value, Mapping):
+        return {key: _moved(item, root) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_moved(item, root) for item in value)
+    return value
+
+
 def is_distilled(cfg: Config) -> bool:
     """Whether the model of a config is a student with a teacher."""
     return 'student' in cfg.model and str(cfg.model.type).startswith('mmkd.')

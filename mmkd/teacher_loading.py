@@ -67,15 +67,17 @@ def load_teacher(
             cfg = _stored_config(contents, path)
     elif not options.get('allow_random', False):
         raise ValueError(
-            f'teacher {options.get("config")!r} has no weights: name a file with '
+            'the teacher has no weights: name a file with '
             'dict(config=..., checkpoint=...), or say checkpoint=None, '
             'allow_random=True to distil from a random network'
         )
     model = _build(cfg, scope)
     if state is not None:
         load_strictly(model, state, options.get('allow_missing', ()), str(checkpoint))
-    source = ', '.join(str(x) for x in (options.get('config'), checkpoint) if x)
-    return model, source, options.get('device')
+    config = options.get('config')
+    name = config if isinstance(config, (str, Path)) else getattr(cfg, 'filename', None)
+    source = ', '.join(str(part) for part in (name, checkpoint) if part)
+    return model, source or 'config given in place', options.get('device')
 
 
 def load_strictly(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,8 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 
+from ..fileio import PART_SUFFIX, replacing
 from ..registry import HOOKS
-
-_SUFFIX = '.part'
 
 
 @HOOKS.register_module()
@@ -37,7 +35,7 @@ class AtomicCheckpointHook(CheckpointHook):
         """Sweep up what an interrupted run left behind."""
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, LocalBackend):
-            for left_over in Path(self.out_dir).glob(f'.*{_SUFFIX}'):
+            for left_over in Path(self.out_dir).glob(f'.*{PART_SUFFIX}'):
                 left_over.unlink()
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
@@ -120,37 +118,3 @@ class _DeferredRemovals:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Replace a file as a whole or not at all.
-
-    Args:
-        path: The file, which may exist.
-
-    Yields:
-        A temporary file in the same folder to write instead. It takes the place
-        of ``path`` once its bytes are on the disk.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / 'note'
-        >>> with replacing(path) as temporary:
-        ...     _ = temporary.write_text('safe')
-        >>> path.read_text()
-        'safe'
-    """
-    temporary = path.with_name(f'.{path.name}{_SUFFIX}')
-    try:
-        yield temporary
-        with temporary.open('rb') as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)

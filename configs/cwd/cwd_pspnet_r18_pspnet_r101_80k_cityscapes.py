@@ -1,0 +1,16 @@
+_base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+custom_imports = dict(imports='mmkd')
+model = dict(
+    _delete_=True,
+    type='mmkd.DistillSegmentor',
+    student={{_base_.model}},
+    teacher='mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py',
+    losses=dict(
+        loss_cwd=dict(
+            type='mmkd.ChannelWiseDivergenceLoss',
+            at='decode_head.conv_seg',
+            temperature=4,
+            loss_weight=3,
+        )
+    ),
+)

@@ -1,0 +1,72 @@
+#!/usr/bin/env python
+"""Train a config, with its teacher or one named here.
+
+    python tools/train.py configs/hint/hint_gfl_r50_gfl_r101_1x_coco.py
+    python tools/train.py mmdet::gfl/gfl_r50_fpn_1x_coco.py \
+        --teacher mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py --method hint
+"""
+
+import argparse
+
+from mmkd.cli import add_common_arguments, build_runner, one_sentence_errors
+from mmkd.training import train_config, write_student_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='path, or mmdet::... / mmseg::... / mmkd::...')
+    parser.add_argument('--teacher', help='zoo name, config or checkpoint of the teacher')
+    parser.add_argument('--method', help='preset of losses: hint, cwd')
+    parser.add_argument(
+        '--no-distill', action='store_true', help="the same config's plain baseline"
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='continue the newest checkpoint of the work directory, or the named one',
+    )
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--seed', type=int, help='seed of every random generator')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the batch size over all GPUs',
+    )
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with one_sentence_errors():
+        cfg = train_config(
+            args.config,
+            args.teacher,
+            args.method,
+            not args.no_distill,
+            args.cfg_options,
+            args.work_dir,
+        )
+        cfg.launcher = args.launcher
+        if args.amp:
+            cfg.optim_wrapper.type = 'AmpOptimWrapper'
+            cfg.optim_wrapper.loss_scale = 'dynamic'
+        if args.auto_scale_lr:
+            if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+                raise ValueError('the config has no auto_scale_lr.base_batch_size')
+            cfg.auto_scale_lr.enable = True
+        if args.seed is not None:
+            cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
+        if args.resume:
+            cfg.resume = True
+            cfg.load_from = None if args.resume == 'auto' else args.resume
+        runner = build_runner(cfg, args.local_rank)
+        write_student_config(cfg)
+    runner.train()
+
+
+if __name__ == '__main__':
+    main()
