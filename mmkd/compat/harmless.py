@@ -45,10 +45,10 @@ def allowed(module: str, name: str) -> Any:
         torch.float32
     """
     module = _PY2_MODULES.get(module, module)
-    try:
-        return _table()[module, name]
-    except KeyError:
-        raise ForbiddenPickle(f'{module}.{name}') from None
+    for table in (_callables(), _named_only()):
+        if (module, name) in table:
+            return table[module, name]
+    raise ForbiddenPickle(f'{module}.{name}')
 
 
 def call(function: Any, arguments: Any) -> Any:
@@ -71,7 +71,7 @@ def call(function: Any, arguments: Any) -> Any:
     if type(arguments) is not tuple:
         raise ForbiddenPickle('a call without a tuple of arguments')
     # By identity: data may define its own equality.
-    if not any(function is known for known in _callables()):
+    if not any(function is known for known in _callables().values()):
         raise ForbiddenPickle(f'a call of {_named(function)}')
     return function(*arguments)
 
@@ -167,12 +167,11 @@ def _build_dtype(instance: np.dtype, state: Any) -> None:
 
 
 def _dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
-    # `copy` is ignored: the next opcode sets the byte order in place, which must
-    # not reach numpy's own instance.
-    dtype = np.dtype(code, False, True) if type(code) is str else np.dtype('O')
-    if dtype.kind not in 'biufcSU':
+    if type(code) is not str or np.dtype(code).kind not in 'biufcSU':
         raise ForbiddenPickle(f'numpy.dtype({code!r})')
-    return dtype
+    # Always a copy: the next opcode sets the byte order in place, which must not
+    # reach numpy's own instance.
+    return np.dtype(code, False, True)
 
 
 def _reconstruct(subtype: Any, shape: Any, code: Any) -> np.ndarray:
@@ -217,60 +216,56 @@ def _one_cycle() -> type:
 
 
 @functools.cache
-def _callables() -> tuple[Callable, ...]:
-    rebuild = torch._utils
-    return (
-        OrderedDict,
-        Counter,
-        ConfigDict,
-        set,
-        frozenset,
-        complex,
-        torch.Size,
-        torch.device,
-        rebuild._rebuild_tensor,
-        rebuild._rebuild_tensor_v2,
-        rebuild._rebuild_tensor_v3,
-        rebuild._rebuild_parameter,
-        _dtype,
-        _reconstruct,
-        _scalar,
-        _encode,
-        _empty_bytes,
-        _attribute,
-    )
+def _callables() -> dict[tuple[str, str], Callable]:
+    """What a pickle may name and call."""
+    numpy = {
+        (core, name): stand_in
+        for core in ('numpy.core.multiarray', 'numpy._core.multiarray')
+        for name, stand_in in (('_reconstruct', _reconstruct), ('scalar', _scalar))
+    }
+    tensors = {
+        ('torch._utils', name): getattr(torch._utils, name)
+        for name in (
+            '_rebuild_tensor',
+            '_rebuild_tensor_v2',
+            '_rebuild_tensor_v3',
+            '_rebuild_parameter',
+        )
+        if hasattr(torch._utils, name)  # v3 came with torch 2.2
+    }
+    return {
+        ('collections', 'OrderedDict'): OrderedDict,
+        ('collections', 'Counter'): Counter,
+        ('builtins', 'set'): set,
+        ('builtins', 'frozenset'): frozenset,
+        ('builtins', 'complex'): complex,
+        ('builtins', 'bytes'): _empty_bytes,
+        ('builtins', 'getattr'): _attribute,
+        ('_codecs', 'encode'): _encode,
+        ('numpy', 'dtype'): _dtype,
+        ('torch', 'Size'): torch.Size,
+        ('torch', 'device'): torch.device,
+        ('mmengine.config.config', 'ConfigDict'): ConfigDict,
+        **numpy,
+        **tensors,
+    }
 
 
 @functools.cache
-def _table() -> dict[tuple[str, str], Any]:
-    table: dict[tuple[str, str], Any] = {
-        (c.__module__, c.__name__): c for c in _callables() if c.__name__[:1] != '_'
+def _named_only() -> dict[tuple[str, str], Any]:
+    """What a pickle may name, as an argument of those, and not call."""
+    dtypes = {
+        ('torch', k): v for k, v in vars(torch).items() if type(v) is torch.dtype
     }
-    rebuilders = [c for c in _callables() if c.__module__ == 'torch._utils']
-    table.update({('torch._utils', c.__name__): c for c in rebuilders})
-    table.update(
-        {('torch', k): v for k, v in vars(torch).items() if type(v) is torch.dtype}
-    )
-    for core in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-        table[core, '_reconstruct'] = _reconstruct
-        table[core, 'scalar'] = _scalar
-    table.update(
-        {
-            # Data only, not callable: torch maps the typed storages itself.
-            ('torch.storage', 'UntypedStorage'): torch.storage.UntypedStorage,
-            ('numpy', 'ndarray'): np.ndarray,
-            ('numpy', 'dtype'): _dtype,
-            ('_codecs', 'encode'): _encode,
-            ('builtins', 'bytes'): _empty_bytes,
-            ('builtins', 'getattr'): _attribute,
-            ('mmengine.logging.history_buffer', 'HistoryBuffer'): HistoryBuffer,
-            (
-                'mmengine.optim.scheduler.param_scheduler',
-                'OneCycleParamScheduler',
-            ): _one_cycle(),
-        }
-    )
-    return table
+    one_cycle = _one_cycle()
+    return {
+        # torch maps the typed storages itself.
+        ('torch.storage', 'UntypedStorage'): torch.storage.UntypedStorage,
+        ('numpy', 'ndarray'): np.ndarray,
+        (HistoryBuffer.__module__, 'HistoryBuffer'): HistoryBuffer,
+        (one_cycle.__module__, 'OneCycleParamScheduler'): one_cycle,
+        **dtypes,
+    }
 
 
 def _named(value: Any) -> str:

@@ -63,7 +63,8 @@ class Unpickler(pickle._Unpickler):
         pid = self.stack.pop()
         # torch's reader of the old format also knows 'module' ids, and writes
         # patch files for them.
-        if type(pid) is not tuple or not pid or pid[0] not in ('storage', b'storage'):
+        kind = pid[0] if type(pid) is tuple and pid else None
+        if type(kind) is not str or kind != 'storage':
             raise ForbiddenPickle('a persistent id that is not a storage')
         self.append(self.persistent_load(pid))
 
