@@ -1,0 +1,112 @@
+"""Stock OpenMMLab loaders on the safe path of :mod:`mmkd.compat.checkpoint`."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import os
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from .checkpoint import TRUST_VARIABLE, fetch, load_file, load_from
+from .config_text import parse_config_text
+
+__all__ = ['install_checkpoint_loading']
+
+#: Set while stock code handles a config text that came out of a checkpoint.
+_stored_config = contextvars.ContextVar('stored_config', default=False)
+
+
+def install_checkpoint_loading() -> None:
+    """Make mmengine load checkpoints as data; safe to call again.
+
+    Covers what goes through ``mmengine.runner.checkpoint``: ``Runner.resume`` and
+    ``load_from``, ``load_checkpoint``, ``init_cfg=dict(type='Pretrained')``, for
+    local files, URLs and storage backends. ``torch.load`` itself stays as it is.
+    The config text in a checkpoint, which resuming and inferencers execute, is
+    parsed instead. ``MMKD_TRUST_CHECKPOINTS=1`` in the environment switches both
+    back to running what a file contains.
+
+    Example:
+        >>> install_checkpoint_loading()
+        >>> from mmengine.runner.checkpoint import CheckpointLoader
+        >>> CheckpointLoader.load_checkpoint('absent.pth')
+        Traceback (most recent call last):
+        FileNotFoundError: absent.pth can not be found.
+    """
+    from mmengine.infer.infer import BaseInferencer
+    from mmengine.runner import FlexibleRunner, Runner, checkpoint
+
+    if isinstance(checkpoint.torch, _Torch):
+        return
+    checkpoint.torch = _Torch()
+    checkpoint.load_url = _load_url
+    Config.fromstring = staticmethod(_fromstring(Config.fromstring))
+    for owner, name in (
+        (Runner, 'resume'),
+        (FlexibleRunner, 'resume'),
+        (BaseInferencer, '_init_model'),
+    ):
+        setattr(owner, name, _handling_stored_config(getattr(owner, name)))
+
+
+class _Torch(types.ModuleType):
+    """``torch`` as mmengine's loader sees it: with another ``load``.
+
+    One name in one module reaches every backend, also of forks that wrap
+    ``torch.load`` and fall back to full unpickling by themselves.
+    """
+
+    def __init__(self) -> None:
+        super().__init__('torch')
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def load(f: Any, map_location: Any = None, **_: Any) -> Any:
+        if isinstance(f, (str, os.PathLike)):
+            return load_file(f, map_location, trust=_trusting())
+        return load_from(f, 'the checkpoint', map_location, trust=_trusting())
+
+
+def _load_url(
+    url: str, model_dir: str | None = None, map_location: Any = None, **_: Any
+) -> Any:
+    return load_file(fetch(url, model_dir), map_location, trust=_trusting())
+
+
+def _trusting() -> bool:
+    return os.environ.get(TRUST_VARIABLE) == '1'
+
+
+def _fromstring(stock: Callable[[str, str], Config]) -> Callable[[str, str], Config]:
+    @functools.wraps(stock)
+    def fromstring(cfg_str: str, file_format: str) -> Config:
+        if not _stored_config.get() or _trusting():
+            return stock(cfg_str, file_format)
+        try:
+            return Config(parse_config_text(cfg_str))
+        except ValueError as error:
+            raise ValueError(
+                f'the config text in the checkpoint is not executed: {error}; if '
+                f'you trust its origin, set {TRUST_VARIABLE}=1'
+            ) from None
+
+    return fromstring
+
+
+def _handling_stored_config(method: Callable) -> Callable:
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        token = _stored_config.set(True)
+        try:
+            return method(*args, **kwargs)
+        finally:
+            _stored_config.reset(token)
+
+    return wrapped
