@@ -89,7 +89,8 @@ def levels(value: Any) -> list[Tensor]:
 
     Args:
         value: A tensor, or any nesting of tuples, lists and dicts of tensors; a
-            head view stands for its class logits. Anything else in it (``None``, strings, numbers) is passed over.
+            head view stands for its class logits. Anything else in it (``None``,
+            strings, numbers) is passed over.
 
     Returns:
         The floating point tensors.

@@ -11,7 +11,7 @@ from ..batch import Batch
 from ..registry import MODELS
 from .base import DistillLoss, paired_levels
 from .feature_imitation import adapter_between, check_sizes
-from .precision import check_same_shape, check_temperature, full_precision
+from .precision import check_mask, check_same_shape, check_temperature, full_precision
 
 
 @full_precision
@@ -44,7 +44,8 @@ def channel_wise_divergence(
         Scalar tensor, in nats. A differentiable zero for empty tensors.
 
     Raises:
-        ValueError: If the shapes differ or the temperature is not positive.
+        ValueError: If the shapes differ, the mask does not fit, or the temperature
+            is not positive.
 
     Example:
         >>> s, t = torch.zeros(1, 1, 1, 2), torch.tensor([[[[0., 1.]]]])
@@ -53,9 +54,14 @@ def channel_wise_divergence(
     """
     check_same_shape(student, teacher)
     check_temperature(temperature)
+    if student.dim() < 3:
+        raise ValueError(
+            f'maps must have shape (N, C, H, W) but have {tuple(student.shape)}'
+        )
     s = student.flatten(2) / temperature
     t = teacher.detach().flatten(2) / temperature
     if mask is not None:
+        check_mask(mask, student)
         outside = ~mask.bool().flatten(2)
         # The smallest finite number, not -inf: an image whose map lies wholly
         # in padding would turn into NaN.
@@ -115,7 +121,7 @@ class ChannelWiseDivergenceLoss(DistillLoss):
                     'channel-wise divergence needs maps of shape (N, C, H, W) but '
                     f'{self.at!r} yields {tuple(s.shape)}'
                 )
-        check_sizes(pairs)
+        check_sizes(pairs, 'tap modules of equal stride')
         if any(s.shape[1] != t.shape[1] for s, t in pairs):
             self.adapter = adapter_between(pairs)
 
@@ -126,7 +132,7 @@ class ChannelWiseDivergenceLoss(DistillLoss):
             ours = self.adapter(tuple(ours))
         terms = [
             channel_wise_divergence(
-                s, t, self.temperature, batch.valid_mask(s) if batch is not None else None
+                s, t, self.temperature, batch.valid_mask(s) if batch else None
             )
             for s, (_, t) in zip(ours, pairs)
         ]

@@ -11,7 +11,7 @@ from ..adapters import build_adapter
 from ..batch import Batch
 from ..registry import MODELS
 from .base import DistillLoss, paired_levels
-from .precision import check_same_shape, full_precision
+from .precision import check_mask, check_same_shape, full_precision
 
 NORMS = ('l2', 'l1')
 RESIZE_MODES = ('nearest', 'bilinear', 'bicubic', 'area')
@@ -67,9 +67,7 @@ def feature_imitation_loss(
     error = error.square() if norm == 'l2' else error.abs()
     if mask is None:
         return error.sum() / max(error.numel(), 1)
-    expected = (student.shape[0], 1, *student.shape[2:])
-    if tuple(mask.shape) != expected:
-        raise ValueError(f'mask must have shape {expected} but has {tuple(mask.shape)}')
+    check_mask(mask, student)
     mask = mask.to(error.dtype)
     selected = mask.sum() * student.shape[1]
     # An empty selection divides 0 by 1: a zero that still reaches the student.
@@ -140,15 +138,15 @@ class FeatureImitationLoss(DistillLoss):
                 )
             return
         pairs = paired_levels(student, teacher)
-        if self.resize is None:
-            check_sizes(pairs)
+        remedy = "tap modules of equal stride, or set resize='bilinear'"
+        check_sizes(pairs, '' if self.resize else remedy)
         if self.adapter is None:
             self.adapter = adapter_between(pairs)
         # Widths given by hand, or a module of the user's, may not fit.
         for adapted, (_, t) in zip(self.adapter(tuple(s for s, _ in pairs)), pairs):
             if adapted.dim() != t.dim() or _width(adapted) != _width(t):
                 raise ValueError(
-                    f'the adapter must yield the teacher\'s width {_width(t)} but '
+                    f"the adapter must yield the teacher's width {_width(t)} but "
                     f'yields {tuple(adapted.shape)}'
                 )
 
@@ -184,18 +182,24 @@ def _width(features: Tensor) -> int:
     return features.shape[1 if features.dim() == 4 else -1]
 
 
-def check_sizes(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    """Raise ``ValueError`` unless all levels agree in everything but the width."""
+def check_sizes(pairs: list[tuple[Tensor, Tensor]], remedy: str) -> None:
+    """Raise ``ValueError`` unless all levels agree in everything but the width.
+
+    Args:
+        pairs: Student's and teacher's tensor of every level.
+        remedy: What to do about maps of different height and width; empty if
+            they may differ.
+    """
     for level, (s, t) in enumerate(pairs):
         if s.dim() != t.dim():
-            raise ValueError(
-                f'level {level}: student and teacher must yield tensors of one '
-                f'layout but yield {tuple(s.shape)} and {tuple(t.shape)}'
-            )
-        same = s.shape[2:] == t.shape[2:] if s.dim() == 4 else s.shape[:-1] == t.shape[:-1]
-        if not same:
-            raise ValueError(
-                f'level {level}: student and teacher maps must have the same size but '
-                f'have {tuple(s.shape[2:])} and {tuple(t.shape[2:])} for the same '
-                "image; tap modules of equal stride, or set resize='bilinear'"
-            )
+            rule, advice = 'one layout', ''
+        elif s.dim() == 4 and s.shape[2:] != t.shape[2:] and remedy:
+            rule, advice = 'maps of one size', f'; {remedy}'
+        elif s.dim() != 4 and s.shape[:-1] != t.shape[:-1]:
+            rule, advice = 'sequences of one length', ''
+        else:
+            continue
+        raise ValueError(
+            f'level {level}: student and teacher must yield {rule} for the same '
+            f'image but yield {tuple(s.shape)} and {tuple(t.shape)}{advice}'
+        )

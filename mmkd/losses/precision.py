@@ -57,6 +57,13 @@ def check_same_shape(student: Tensor, teacher: Tensor) -> None:
         )
 
 
+def check_mask(mask: Tensor, features: Tensor) -> None:
+    """Raise ``ValueError`` unless the mask has one value per position."""
+    expected = (features.shape[0], 1, *features.shape[2:])
+    if tuple(mask.shape) != expected:
+        raise ValueError(f'mask must have shape {expected} but has {tuple(mask.shape)}')
+
+
 def check_temperature(temperature: float) -> None:
     """Raise ``ValueError`` unless the temperature is positive."""
     if not temperature > 0:
