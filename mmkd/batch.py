@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +16,13 @@ class Batch:
     Args:
         inputs: What the student's data preprocessor returned; shape
             (N, C, H, W) for images.
-        data_samples: One element per image; ``img_shape`` (height, width in
-            pixels of the image without padding) is read where it is present.
+        data_samples: A list with one element per image, of which ``img_shape``
+            (height, width in pixels without padding) is read where it is
+            present; whatever else a model takes is passed through.
     """
 
     inputs: Any
-    data_samples: Sequence[Any] | None = None
+    data_samples: Any = None
     _masks: dict = field(default_factory=dict, repr=False)
 
     def valid_mask(self, like: Tensor) -> Tensor | None:
@@ -57,10 +57,8 @@ class Batch:
         if not (isinstance(self.inputs, Tensor) and self.inputs.dim() == 4):
             return None
         full = tuple(self.inputs.shape[2:])
-        shapes = [
-            tuple(getattr(sample, 'img_shape', full))[:2]
-            for sample in self.data_samples or ()
-        ]
+        samples = self.data_samples if isinstance(self.data_samples, (list, tuple)) else ()
+        shapes = [tuple(getattr(sample, 'img_shape', full))[:2] for sample in samples]
         is_padded = any(h < full[0] or w < full[1] for h, w in shapes)
         return shapes if is_padded else None
 

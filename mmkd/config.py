@@ -82,11 +82,8 @@ def method_losses(method: str, scope: str) -> dict[str, Any]:
 
 def config_root() -> Path:
     """Folder of the configs, in a checkout as in an installed wheel."""
-    package = Path(__file__).parent
-    for folder in (package / '.mim' / 'configs', package.parent / 'configs'):
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError('the configs of mmkd were not installed with it')
+    # A link to `configs/` in a checkout, a copy of it in a wheel.
+    return Path(__file__).parent / '.mim' / 'configs'
 
 
 def distill_config(cfg: Config, teacher: Any, losses: Mapping[str, Any]) -> Config:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.model import revert_sync_batchnorm
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from .batch import Batch
@@ -146,9 +147,9 @@ def move(value: Any, device: torch.device | None) -> Any:
 
 def _shallow_copies(samples: Any) -> Any:
     """Data samples whose fields the teacher may set without the student seeing it."""
-    if samples is None:
-        return None
-    return [sample.new() if hasattr(sample, 'new') else sample for sample in samples]
+    if not isinstance(samples, (list, tuple)):
+        return samples
+    return [s.new() if isinstance(s, BaseDataElement) else s for s in samples]
 
 
 def _digest(model: nn.Module) -> str:

@@ -1,0 +1,141 @@
+"""Small stock models and real-shaped batches that several test files use."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData, PixelData
+
+from mmkd.config import load_config
+
+
+@functools.lru_cache
+def zoo(name: str) -> Config:
+    """A stock config; parsing takes a second, so once."""
+    return load_config(name)
+
+
+def tiny_gfl(width: int = 16, **model) -> Config:
+    """Stock GFL from the zoo's config, narrow, on ResNet-18, with BatchNorm."""
+    cfg = copy.deepcopy(zoo('mmdet::gfl/gfl_r50_fpn_1x_coco.py'))
+    cfg.merge_from_dict(
+        dict(
+            model=dict(
+                backbone=dict(
+                    depth=18,
+                    base_channels=8,
+                    frozen_stages=-1,
+                    norm_eval=False,
+                    init_cfg=None,
+                ),
+                neck=dict(in_channels=[8, 16, 32, 64], out_channels=width),
+                bbox_head=dict(
+                    num_classes=3,
+                    in_channels=width,
+                    feat_channels=width,
+                    stacked_convs=1,
+                    norm_cfg=dict(type='GN', num_groups=4),
+                ),
+            )
+        )
+    )
+    cfg.merge_from_dict(dict(model=model))
+    return cfg
+
+
+def tiny_pspnet(width: int = 16) -> Config:
+    """Stock PSPNet on a narrow ResNet-18, with dropout and an auxiliary head."""
+    cfg = copy.deepcopy(zoo('mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'))
+    cfg.merge_from_dict(
+        dict(
+            model=dict(
+                data_preprocessor=dict(size=(64, 64)),
+                pretrained=None,
+                backbone=dict(base_channels=8, stem_channels=8, norm_cfg=dict(type='BN')),
+                decode_head=dict(
+                    in_channels=64,
+                    channels=width,
+                    num_classes=4,
+                    norm_cfg=dict(type='BN'),
+                ),
+                auxiliary_head=dict(
+                    in_channels=32,
+                    channels=width,
+                    num_classes=4,
+                    norm_cfg=dict(type='BN'),
+                ),
+            )
+        )
+    )
+    return cfg
+
+
+def build(cfg, scope: str, seed: int = 0) -> torch.nn.Module:
+    """Build and initialise a model the way the Runner does."""
+    from mmengine.registry import MODELS
+
+    torch.manual_seed(seed)
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(copy.deepcopy(cfg))
+    model.init_weights()
+    return model
+
+
+def detection_batch(shapes=((96, 128), (128, 96)), seed: int = 0) -> dict:
+    """Raw detector inputs: uint8 images of several sizes, two boxes on each."""
+    from mmdet.structures import DetDataSample
+
+    generator = torch.Generator().manual_seed(seed)
+    inputs, samples = [], []
+    for index, (height, width) in enumerate(shapes):
+        image = torch.randint(0, 256, (3, height, width), generator=generator)
+        inputs.append(image.to(torch.uint8))
+        meta = dict(
+            img_id=index,
+            img_shape=(height, width),
+            ori_shape=(height, width),
+            scale_factor=(1.0, 1.0),
+        )
+        boxes = torch.tensor([[8.0, 8, 40, 48], [30, 20, width - 8, height - 10]])
+        sample = DetDataSample(metainfo=meta)
+        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2]))
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def segmentation_batch(size: int = 64, seed: int = 0) -> dict:
+    """Raw segmentor inputs: two uint8 images with label maps, some pixels ignored."""
+    from mmseg.structures import SegDataSample
+
+    generator = torch.Generator().manual_seed(seed)
+    inputs, samples = [], []
+    for _ in range(2):
+        image = torch.randint(0, 256, (3, size, size), generator=generator)
+        labels = torch.randint(0, 4, (1, size, size), generator=generator)
+        labels[:, :5] = 255
+        meta = dict(img_shape=(size, size), ori_shape=(size, size))
+        sample = SegDataSample(metainfo=meta)
+        sample.gt_sem_seg = PixelData(data=labels)
+        inputs.append(image.to(torch.uint8))
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def losses_of(model: torch.nn.Module, batch: dict, seed: int = 0) -> dict:
+    """Training losses on a raw batch, dropout drawn from the seed."""
+    model.train()
+    torch.manual_seed(seed)
+    data = model.data_preprocessor(copy.deepcopy(batch), True)
+    return model(**data, mode='loss')
+
+
+def total(losses: dict) -> torch.Tensor:
+    """What the optimizer minimises."""
+    parts = [v if isinstance(v, torch.Tensor) else sum(v) for v in losses.values()]
+    return sum(
+        part.sum() for key, part in zip(losses, parts) if 'loss' in key
+    )
