@@ -5,13 +5,16 @@ stock MMDetection and MMSegmentation import ``mmcv.ops``, which loads
 ``mmcv._ext`` and fails without it. :func:`install_ops` makes that import
 succeed, on torchvision's and torch's operators.
 """
+
 from __future__ import annotations
 
 import importlib
+import importlib.abc
 import importlib.machinery
 import sys
 import types
-from typing import Any, Callable, NoReturn, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from .ops import OPS
 
@@ -31,7 +34,8 @@ def _unavailable(name: str) -> Callable[..., NoReturn]:
             f'the mmcv operator {name!r} needs the compiled extension mmcv._ext, '
             'which this installation of mmcv does not have, and mmkd provides no '
             'fallback for it; install the full mmcv >= 2.1 built for your torch '
-            f'and CUDA (pip uninstall mmcv-lite, then see {_INSTALL_URL})')
+            f'and CUDA (pip uninstall mmcv-lite, then see {_INSTALL_URL})'
+        )
 
     op.__name__ = op.__qualname__ = name
     return op
@@ -57,7 +61,7 @@ class _OpsModule(types.ModuleType):
         return sorted({*super().__dir__(), *OPS})
 
 
-class _ExtFinder:
+class _ExtFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds ``mmcv._ext`` where no other finder does.
 
     It stands last in ``sys.meta_path``, so that a real extension is found first
@@ -65,9 +69,12 @@ class _ExtFinder:
     itself asks: testing for the extension would import mmcv.
     """
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None = None,
-                  target: types.ModuleType | None = None
-                  ) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: types.ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
         if fullname != _NAME:
             return None
         return importlib.machinery.ModuleSpec(fullname, self, origin='mmkd.compat')

@@ -1,12 +1,12 @@
 """Bilinear sampling at points in pixel coordinates, as RoI operators need it."""
+
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
 
-def corners(y: Tensor, x: Tensor, height: int,
-            width: int) -> tuple[Tensor, Tensor]:
+def corners(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """The four pixels around each point and their bilinear weights.
 
     Points up to one pixel outside the map are moved onto its border, points
@@ -37,8 +37,14 @@ def corners(y: Tensor, x: Tensor, height: int,
     top, left = (torch.nan_to_num(t).long() for t in (top, left))
     bottom = (top + 1).clamp(max=height - 1)
     right = (left + 1).clamp(max=width - 1)
-    index = torch.stack([top * width + left, top * width + right,
-                         bottom * width + left, bottom * width + right])
+    index = torch.stack(
+        [
+            top * width + left,
+            top * width + right,
+            bottom * width + left,
+            bottom * width + right,
+        ]
+    )
     return index, torch.where(inside, weight, torch.zeros_like(weight))
 
 
@@ -70,8 +76,9 @@ def sample(feature: Tensor, batch: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return out
 
 
-def scatter(grad: Tensor, batch: Tensor, y: Tensor, x: Tensor,
-            grad_feature: Tensor) -> None:
+def scatter(
+    grad: Tensor, batch: Tensor, y: Tensor, x: Tensor, grad_feature: Tensor
+) -> None:
     """Transpose of :func:`sample`: add ``grad`` (K, C, P) to ``grad_feature``."""
     height, width = grad_feature.shape[-2:]
     index, weight = corners(y, x, height, width)

@@ -1,9 +1,12 @@
 """What all the operator fallbacks share: precision, autocast and autograd."""
+
 from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Any, Callable, ContextManager, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +36,7 @@ def upcast(*tensors: Tensor) -> list[Tensor]:
     return [t.to(dtype).contiguous() for t in tensors]
 
 
-def _no_autocast(device_type: str) -> ContextManager[Any]:
+def _no_autocast(device_type: str) -> AbstractContextManager[Any]:
     """Autocast off; nothing on devices for which older torch has none."""
     if device_type in ('cpu', 'cuda', 'xpu'):
         return torch.autocast(device_type, enabled=False)
@@ -56,8 +59,9 @@ def extension_op(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def recomputed_grads(forward: Callable[..., Tensor], inputs: Sequence[Tensor],
-                     grad_output: Tensor) -> tuple[Tensor, ...]:
+def recomputed_grads(
+    forward: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor
+) -> tuple[Tensor, ...]:
     """Vector-Jacobian product of ``forward`` by running it again under autograd.
 
     Args:
@@ -71,10 +75,13 @@ def recomputed_grads(forward: Callable[..., Tensor], inputs: Sequence[Tensor],
     with torch.enable_grad():
         leaves = [t.detach().requires_grad_() for t in inputs]
         output = forward(*leaves)
-        grads = torch.autograd.grad(output, leaves, grad_output.to(output.dtype),
-                                    allow_unused=True)
-    return tuple(torch.zeros_like(leaf) if grad is None else grad
-                 for leaf, grad in zip(leaves, grads))
+        grads = torch.autograd.grad(
+            output, leaves, grad_output.to(output.dtype), allow_unused=True
+        )
+    return tuple(
+        torch.zeros_like(leaf) if grad is None else grad
+        for leaf, grad in zip(leaves, grads, strict=True)
+    )
 
 
 def chunk_size(elements_per_item: int) -> int:

@@ -1,4 +1,5 @@
 """Overlaps of boxes, and pooling along their borders."""
+
 from __future__ import annotations
 
 import torch
@@ -9,8 +10,14 @@ from ._common import extension_op, upcast
 
 
 @extension_op
-def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, mode: int,
-                  aligned: bool, offset: int) -> None:
+def bbox_overlaps(
+    bboxes1: Tensor,
+    bboxes2: Tensor,
+    ious: Tensor,
+    mode: int,
+    aligned: bool,
+    offset: int,
+) -> None:
     """Write the overlaps of boxes (x1, y1, x2, y2) into ``ious``.
 
     Args:
@@ -49,8 +56,9 @@ def _side(boxes: Tensor, side: int, pool_size: int) -> tuple[Tensor, Tensor]:
 
 
 @extension_op
-def border_align_forward(input: Tensor, boxes: Tensor, output: Tensor,
-                         argmax_idx: Tensor, pool_size: int) -> None:
+def border_align_forward(
+    input: Tensor, boxes: Tensor, output: Tensor, argmax_idx: Tensor, pool_size: int
+) -> None:
     """Write the maximum along each side of each box into ``output``.
 
     Reference:
@@ -76,8 +84,13 @@ def border_align_forward(input: Tensor, boxes: Tensor, output: Tensor,
 
 
 @extension_op
-def border_align_backward(grad_output: Tensor, boxes: Tensor, argmax_idx: Tensor,
-                          grad_input: Tensor, pool_size: int) -> None:
+def border_align_backward(
+    grad_output: Tensor,
+    boxes: Tensor,
+    argmax_idx: Tensor,
+    grad_input: Tensor,
+    pool_size: int,
+) -> None:
     """Add the gradient of the features to ``grad_input`` (N, 4C, H, W)."""
     grad, corners = upcast(grad_output, boxes)
     images = torch.arange(len(boxes), device=boxes.device)

@@ -1,5 +1,8 @@
 """Deformable RoI pooling: RoIAlign whose bins are shifted by an offset."""
+
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch import Tensor
@@ -9,9 +12,16 @@ from ._common import extension_op, recomputed_grads, upcast
 from .roi import bin_geometry, roi_chunks, sample_points
 
 
-def _pool(input: Tensor, offset: Tensor, batch: Tensor, start: Tensor,
-          bins: Tensor, count: Tensor, size: tuple[int, int],
-          gamma: float) -> Tensor:
+def _pool(
+    input: Tensor,
+    offset: Tensor,
+    batch: Tensor,
+    start: Tensor,
+    bins: Tensor,
+    count: Tensor,
+    size: tuple[int, int],
+    gamma: float,
+) -> Tensor:
     """Average of each shifted bin (K, C, ph, pw); differentiable."""
     y, x, valid = sample_points(start, bins, count, size)
     if offset.numel():
@@ -26,10 +36,17 @@ def _pool(input: Tensor, offset: Tensor, batch: Tensor, start: Tensor,
 
 
 @extension_op
-def deform_roi_pool_forward(input: Tensor, rois: Tensor, offset: Tensor,
-                            output: Tensor, pooled_height: int, pooled_width: int,
-                            spatial_scale: float, sampling_ratio: int,
-                            gamma: float) -> None:
+def deform_roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    gamma: float,
+) -> None:
     """Write the pooled features into ``output``.
 
     Args:
@@ -38,35 +55,56 @@ def deform_roi_pool_forward(input: Tensor, rois: Tensor, offset: Tensor,
         offset: Shift (x, y) of each bin in units of ``gamma`` times the size of
             the RoI, shape (K, 2, pooled_height, pooled_width); empty for none.
         output: Output, shape (K, C, pooled_height, pooled_width).
+        pooled_height: Bins in a column.
+        pooled_width: Bins in a row.
         spatial_scale: Feature pixels per input-image pixel.
         sampling_ratio: Samples per bin and axis; 0 for one per feature pixel.
         gamma: Scale of the offsets.
     """
     size = (pooled_height, pooled_width)
     features, boxes, shifts = upcast(input, rois, offset)
-    start, bins, count = bin_geometry(boxes, size, spatial_scale, sampling_ratio,
-                                      True)
+    start, bins, count = bin_geometry(boxes, size, spatial_scale, sampling_ratio, True)
     for part in roi_chunks(input.size(1), count, size):
-        output[part] = _pool(features, shifts[part], rois[part, 0].long(),
-                             start[part], bins[part], count[part], size,
-                             gamma).to(output)
+        output[part] = _pool(
+            features,
+            shifts[part],
+            rois[part, 0].long(),
+            start[part],
+            bins[part],
+            count[part],
+            size,
+            gamma,
+        ).to(output)
 
 
 @extension_op
-def deform_roi_pool_backward(grad_output: Tensor, input: Tensor, rois: Tensor,
-                             offset: Tensor, grad_input: Tensor,
-                             grad_offset: Tensor, pooled_height: int,
-                             pooled_width: int, spatial_scale: float,
-                             sampling_ratio: int, gamma: float) -> None:
+def deform_roi_pool_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    gamma: float,
+) -> None:
     """Add the gradients to ``grad_input`` and ``grad_offset``."""
     size = (pooled_height, pooled_width)
     features, boxes, shifts = upcast(input, rois, offset)
-    start, bins, count = bin_geometry(boxes, size, spatial_scale, sampling_ratio,
-                                      True)
+    start, bins, count = bin_geometry(boxes, size, spatial_scale, sampling_ratio, True)
     for part in roi_chunks(input.size(1), count, size):
-        grads = recomputed_grads(
-            lambda f, s: _pool(f, s, rois[part, 0].long(), start[part],
-                               bins[part], count[part], size, gamma),
-            (features, shifts[part]), grad_output[part])
+        pool = functools.partial(
+            _pool,
+            batch=rois[part, 0].long(),
+            start=start[part],
+            bins=bins[part],
+            count=count[part],
+            size=size,
+            gamma=gamma,
+        )
+        grads = recomputed_grads(pool, (features, shifts[part]), grad_output[part])
         grad_input.add_(grads[0].to(grad_input))
         grad_offset[part] += grads[1].to(grad_offset)

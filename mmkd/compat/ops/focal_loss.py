@@ -1,4 +1,5 @@
 """Focal losses on logits (sigmoid) and on probabilities (softmax)."""
+
 from __future__ import annotations
 
 import torch
@@ -19,25 +20,34 @@ def _class_weight(weight: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(inside, chosen, torch.ones_like(chosen))
 
 
-def _sigmoid_terms(input: Tensor, target: Tensor, weight: Tensor,
-                   alpha: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(logits, positive mask, p of the own side, signed weight), each (N, C)."""
+def _sigmoid_terms(
+    input: Tensor, target: Tensor, weight: Tensor, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(positive mask, logit of the right answer, its weight), each (N, C).
+
+    With the logit's sign turned where the right answer is "no", both branches
+    of the focal loss are one function of it.
+    """
     dtype = compute_dtype(input)
     logits = input.to(dtype)
     classes = torch.arange(input.size(1), device=input.device)
     positive = target[:, None] == classes
-    # With s = +1 for the target class and -1 elsewhere both branches of the
-    # focal loss are the same function of s * x.
     signed = torch.where(positive, logits, -logits)
     scale = torch.where(positive, alpha, 1 - alpha).to(dtype)
     if weight.numel():
         scale = scale * _class_weight(weight, target, dtype)[:, None]
-    return logits, positive, signed, scale
+    return positive, signed, scale
 
 
 @extension_op
-def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor,
-                               output: Tensor, gamma: float, alpha: float) -> None:
+def sigmoid_focal_loss_forward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
     r"""Write the focal loss of every element into ``output``.
 
     .. math::
@@ -55,24 +65,30 @@ def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor,
         gamma: Focusing exponent.
         alpha: Weight of the positive elements.
     """
-    _, _, signed, scale = _sigmoid_terms(input, target, weight, alpha)
+    _, signed, scale = _sigmoid_terms(input, target, weight, alpha)
     miss = torch.sigmoid(-signed)
     output.copy_(-scale * miss**gamma * F.logsigmoid(signed))
 
 
 @extension_op
-def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor,
-                                grad_input: Tensor, gamma: float,
-                                alpha: float) -> None:
+def sigmoid_focal_loss_backward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    grad_input: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
     """Write the derivative of each element's loss into ``grad_input`` (N, C)."""
-    _, positive, signed, scale = _sigmoid_terms(input, target, weight, alpha)
+    positive, signed, scale = _sigmoid_terms(input, target, weight, alpha)
     hit, miss = torch.sigmoid(signed), torch.sigmoid(-signed)
     slope = miss**gamma * (gamma * hit * F.logsigmoid(signed) - miss)
     grad_input.copy_(scale * torch.where(positive, slope, -slope))
 
 
-def _softmax_terms(softmax: Tensor, target: Tensor,
-                   weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _softmax_terms(
+    softmax: Tensor, target: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """(p of the target class, 1 - p, weight or 0 where ignored), each (N, )."""
     dtype = compute_dtype(softmax)
     label = target.clamp(0, softmax.size(1) - 1)
@@ -86,8 +102,14 @@ def _softmax_terms(softmax: Tensor, target: Tensor,
 
 
 @extension_op
-def softmax_focal_loss_forward(softmax: Tensor, target: Tensor, weight: Tensor,
-                               output: Tensor, gamma: float, alpha: float) -> None:
+def softmax_focal_loss_forward(
+    softmax: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
     r"""Write :math:`-\alpha w_t (1 - p_t)^\gamma \log p_t` into ``output``.
 
     Args:
@@ -103,18 +125,25 @@ def softmax_focal_loss_forward(softmax: Tensor, target: Tensor, weight: Tensor,
 
 
 @extension_op
-def softmax_focal_loss_backward(softmax: Tensor, target: Tensor, weight: Tensor,
-                                buff: Tensor, grad_input: Tensor, gamma: float,
-                                alpha: float) -> None:
+def softmax_focal_loss_backward(
+    softmax: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    buff: Tensor,
+    grad_input: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
     """Write the gradient with respect to the *logits* into ``grad_input``.
 
     ``buff`` (N, ) receives the derivative with respect to the log-probability
     of the target class, ``grad_input`` (N, C) that times (one-hot - softmax).
     """
     prob, miss, scale = _softmax_terms(softmax, target, weight)
-    slope = gamma * miss**(gamma - 1) * prob * prob.log() - miss**gamma
+    slope = gamma * miss ** (gamma - 1) * prob * prob.log() - miss**gamma
     buff.copy_(alpha * scale * slope)
     classes = torch.arange(softmax.size(1), device=softmax.device)
     one_hot = (target[:, None] == classes).to(slope.dtype)
-    grad_input.copy_((alpha * scale * slope)[:, None] *
-                     (one_hot - softmax.to(slope.dtype)))
+    grad_input.copy_(
+        (alpha * scale * slope)[:, None] * (one_hot - softmax.to(slope.dtype))
+    )

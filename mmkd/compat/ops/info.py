@@ -1,4 +1,5 @@
 """What mmcv reports about the build of its extension."""
+
 from __future__ import annotations
 
 _ANSWER = 'not compiled (torchvision operators through mmkd)'

@@ -1,4 +1,5 @@
 """Gather and scatter steps of a convolution evaluated at masked positions."""
+
 from __future__ import annotations
 
 import torch
@@ -9,9 +10,16 @@ from ._common import extension_op
 
 
 @extension_op
-def masked_im2col_forward(features: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor,
-                          data_col: Tensor, kernel_h: int, kernel_w: int,
-                          pad_h: int, pad_w: int) -> None:
+def masked_im2col_forward(
+    features: Tensor,
+    mask_h_idx: Tensor,
+    mask_w_idx: Tensor,
+    data_col: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    pad_h: int,
+    pad_w: int,
+) -> None:
     """Write the kernel windows of the chosen output positions into columns.
 
     Args:
@@ -34,9 +42,15 @@ def masked_im2col_forward(features: Tensor, mask_h_idx: Tensor, mask_w_idx: Tens
 
 
 @extension_op
-def masked_col2im_forward(data_col: Tensor, mask_h_idx: Tensor,
-                          mask_w_idx: Tensor, output: Tensor, height: int,
-                          width: int, channels: int) -> None:
+def masked_col2im_forward(
+    data_col: Tensor,
+    mask_h_idx: Tensor,
+    mask_w_idx: Tensor,
+    output: Tensor,
+    height: int,
+    width: int,
+    channels: int,
+) -> None:
     """Write columns (channels, M) to their positions in ``output``.
 
     Args:
@@ -44,5 +58,8 @@ def masked_col2im_forward(data_col: Tensor, mask_h_idx: Tensor,
         mask_h_idx: Rows of the positions, int64, shape (M, ).
         mask_w_idx: Columns of the positions, int64, shape (M, ).
         output: Output, shape (1, channels, height, width); untouched elsewhere.
+        height: Rows of the output.
+        width: Columns of the output.
+        channels: Channels of the output.
     """
     output[0, :, mask_h_idx, mask_w_idx] = data_col.to(output)

@@ -1,4 +1,5 @@
 """Non-maximum suppression of axis-aligned boxes."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -50,8 +51,9 @@ def _overlaps(box: np.ndarray, boxes: np.ndarray, offset: int = 0) -> np.ndarray
         return inter / (area + areas - inter)
 
 
-def _decay(overlap: np.ndarray, method: int, iou_threshold: float,
-           sigma: float) -> np.ndarray:
+def _decay(
+    overlap: np.ndarray, method: int, iou_threshold: float, sigma: float
+) -> np.ndarray:
     """Factor on the scores of boxes that overlap a kept box.
 
     0 is the naive method (hard), 1 the linear one, 2 the gaussian one.
@@ -63,8 +65,16 @@ def _decay(overlap: np.ndarray, method: int, iou_threshold: float,
 
 
 @extension_op
-def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float,
-            sigma: float, min_score: float, method: int, offset: int) -> Tensor:
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
     """Soft-NMS: overlapping boxes lose score instead of being dropped.
 
     Reference:
@@ -97,13 +107,14 @@ def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float,
         kept.append(top)
         kept_scores.append(score[top])
         left = np.delete(left, best)
-        score[left] *= _decay(_overlaps(box[top], box[left], offset), method,
-                              iou_threshold, sigma)
+        score[left] *= _decay(
+            _overlaps(box[top], box[left], offset), method, iou_threshold, sigma
+        )
         left = left[~(score[left] < min_score)]
     inds = torch.tensor(kept, dtype=torch.long, device=boxes.device)
     if kept:
-        dets[:len(kept), :4] = boxes[inds].to(dets)
-        dets[:len(kept), 4] = torch.from_numpy(np.array(kept_scores)).to(dets)
+        dets[: len(kept), :4] = boxes[inds].to(dets)
+        dets[: len(kept), 4] = torch.from_numpy(np.array(kept_scores)).to(dets)
     return inds
 
 

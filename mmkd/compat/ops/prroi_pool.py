@@ -1,5 +1,8 @@
 """Precise RoI pooling: the exact average of the bilinear surface."""
+
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch import Tensor
@@ -18,8 +21,13 @@ def _hat_integral(edge: Tensor, length: int) -> Tensor:
     return 0.5 + t - 0.5 * t * t.abs()
 
 
-def _pool(features: Tensor, rois: Tensor, batch: Tensor,
-          size: tuple[int, int], spatial_scale: float) -> Tensor:
+def _pool(
+    features: Tensor,
+    rois: Tensor,
+    batch: Tensor,
+    size: tuple[int, int],
+    spatial_scale: float,
+) -> Tensor:
     """Average of each bin (K, C, ph, pw); differentiable in both inputs.
 
     The bilinear surface is a sum of products of a row's and a column's hat, so
@@ -35,10 +43,10 @@ def _pool(features: Tensor, rois: Tensor, batch: Tensor,
         bins = (extent / size[axis])[:, None, None]
         # The inner where keeps the gradient of an empty RoI finite.
         safe = torch.where(bins > 0, bins, torch.ones_like(bins))
-        weights.append(torch.where(bins > 0, integral.diff(dim=1) / safe,
-                                   torch.zeros_like(safe)))
-    return torch.einsum('kph,kchw,kqw->kcpq', weights[0], features[batch],
-                        weights[1])
+        weights.append(
+            torch.where(bins > 0, integral.diff(dim=1) / safe, torch.zeros_like(safe))
+        )
+    return torch.einsum('kph,kchw,kqw->kcpq', weights[0], features[batch], weights[1])
 
 
 def _parts(rois: Tensor, features: Tensor) -> list[slice]:
@@ -48,9 +56,14 @@ def _parts(rois: Tensor, features: Tensor) -> list[slice]:
 
 
 @extension_op
-def prroi_pool_forward(input: Tensor, rois: Tensor, output: Tensor,
-                       pooled_height: int, pooled_width: int,
-                       spatial_scale: float) -> None:
+def prroi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
     """Write the pooled features into ``output``.
 
     Reference:
@@ -61,40 +74,70 @@ def prroi_pool_forward(input: Tensor, rois: Tensor, output: Tensor,
         input: Shape (N, C, H, W); zero outside the map.
         rois: (image, x1, y1, x2, y2) in input-image pixels, shape (K, 5).
         output: Output, shape (K, C, pooled_height, pooled_width).
+        pooled_height: Bins in a column.
+        pooled_width: Bins in a row.
         spatial_scale: Feature pixels per input-image pixel.
     """
     features, boxes = upcast(input, rois)
     size = (pooled_height, pooled_width)
     for part in _parts(rois, input):
-        output[part] = _pool(features, boxes[part], rois[part, 0].long(), size,
-                             spatial_scale).to(output)
+        output[part] = _pool(
+            features, boxes[part], rois[part, 0].long(), size, spatial_scale
+        ).to(output)
 
 
 @extension_op
-def prroi_pool_backward(grad_output: Tensor, rois: Tensor, grad_input: Tensor,
-                        pooled_height: int, pooled_width: int,
-                        spatial_scale: float) -> None:
+def prroi_pool_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
     """Add the gradient of the features to ``grad_input`` (N, C, H, W)."""
     grad, boxes = upcast(grad_output, rois)
     size = (pooled_height, pooled_width)
     for part in _parts(rois, grad_input):
         # Pooling is linear in the features: any will do to differentiate it.
         grads = recomputed_grads(
-            lambda f: _pool(f, boxes[part], rois[part, 0].long(), size,
-                            spatial_scale),
-            [torch.zeros_like(grad_input, dtype=grad.dtype)], grad[part])
+            functools.partial(
+                _pool,
+                rois=boxes[part],
+                batch=rois[part, 0].long(),
+                size=size,
+                spatial_scale=spatial_scale,
+            ),
+            [torch.zeros_like(grad_input, dtype=grad.dtype)],
+            grad[part],
+        )
         grad_input.add_(grads[0].to(grad_input))
 
 
 @extension_op
-def prroi_pool_coor_backward(output: Tensor, grad_output: Tensor, input: Tensor,
-                             rois: Tensor, grad_coor: Tensor, pooled_height: int,
-                             pooled_width: int, spatial_scale: float) -> None:
+def prroi_pool_coor_backward(
+    output: Tensor,
+    grad_output: Tensor,
+    input: Tensor,
+    rois: Tensor,
+    grad_coor: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
     """Add the gradient of the coordinates to ``grad_coor`` (K, 5)."""
     grad, features, boxes = upcast(grad_output, input, rois)
     size = (pooled_height, pooled_width)
     for part in _parts(rois, input):
         grads = recomputed_grads(
-            lambda b: _pool(features, b, rois[part, 0].long(), size,
-                            spatial_scale), [boxes[part]], grad[part])
+            functools.partial(
+                _pool,
+                features,
+                batch=rois[part, 0].long(),
+                size=size,
+                spatial_scale=spatial_scale,
+            ),
+            [boxes[part]],
+            grad[part],
+        )
         grad_coor[part] += grads[0].to(grad_coor)

@@ -1,4 +1,5 @@
 """RoIAlign (average and maximum) and RoIPool."""
+
 from __future__ import annotations
 
 import torch
@@ -11,9 +12,13 @@ from ._common import chunk_size, extension_op, upcast
 _MAX, _AVG = 0, 1
 
 
-def bin_geometry(rois: Tensor, size: tuple[int, int], spatial_scale: float,
-                 sampling_ratio: int,
-                 aligned: bool) -> tuple[Tensor, Tensor, Tensor]:
+def bin_geometry(
+    rois: Tensor,
+    size: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Top-left corner, bin size and samples per bin, each (K, 2) as (y, x)."""
     box = rois[:, 1:] * spatial_scale - (0.5 if aligned else 0)
     start, extent = box[:, [1, 0]], box[:, [3, 2]] - box[:, [1, 0]]
@@ -27,8 +32,9 @@ def bin_geometry(rois: Tensor, size: tuple[int, int], spatial_scale: float,
     return start, bins, count
 
 
-def sample_points(start: Tensor, bins: Tensor, count: Tensor,
-                  size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def sample_points(
+    start: Tensor, bins: Tensor, count: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Where RoIAlign samples, given its :func:`bin_geometry`.
 
     Each RoI has its own number of samples per bin; the grid is as fine as the
@@ -42,14 +48,19 @@ def sample_points(start: Tensor, bins: Tensor, count: Tensor,
         step = torch.arange(int(count[:, axis].max()), device=start.device)
         cell = torch.arange(size[axis], device=start.device)
         fraction = (step + 0.5) / count[:, axis, None].clamp(min=1)
-        points.append(start[:, axis, None, None] + bins[:, axis, None, None] *
-                      (cell[:, None] + fraction[:, None]))
+        points.append(
+            start[:, axis, None, None]
+            + bins[:, axis, None, None] * (cell[:, None] + fraction[:, None])
+        )
         valid.append(step < count[:, axis, None])
     shape = (len(start), *size, valid[0].size(1), valid[1].size(1))
-    return (points[0][:, :, None, :, None].expand(shape).flatten(3),
-            points[1][:, None, :, None].expand(shape).flatten(3),
-            (valid[0][:, None, None, :, None] &
-             valid[1][:, None, None, None]).expand(shape).flatten(3))
+    return (
+        points[0][:, :, None, :, None].expand(shape).flatten(3),
+        points[1][:, None, :, None].expand(shape).flatten(3),
+        (valid[0][:, None, None, :, None] & valid[1][:, None, None, None])
+        .expand(shape)
+        .flatten(3),
+    )
 
 
 def roi_chunks(channels: int, count: Tensor, size: tuple[int, int]) -> list[slice]:
@@ -61,8 +72,9 @@ def roi_chunks(channels: int, count: Tensor, size: tuple[int, int]) -> list[slic
     return [slice(lo, lo + step) for lo in range(0, len(count), step)]
 
 
-def _max_align(input: Tensor, batch: Tensor, y: Tensor, x: Tensor,
-               valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _max_align(
+    input: Tensor, batch: Tensor, y: Tensor, x: Tensor, valid: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Largest sample of each bin, its row and its column; each (K, C, ph, pw)."""
     values = sample(input, batch, y.flatten(1), x.flatten(1))
     values = values.unflatten(2, y.shape[1:])
@@ -72,16 +84,31 @@ def _max_align(input: Tensor, batch: Tensor, y: Tensor, x: Tensor,
     best, winner = values.masked_fill(~valid[:, None], -torch.inf).max(dim=-1)
     # A degenerate RoI pools 0 and has no winner.
     none = best == -torch.inf
-    y, x = (t[:, None].expand_as(values).gather(-1, winner[..., None]).squeeze(-1)
-            .masked_fill(none, -1) for t in (y, x))
+    y, x = (
+        t[:, None]
+        .expand_as(values)
+        .gather(-1, winner[..., None])
+        .squeeze(-1)
+        .masked_fill(none, -1)
+        for t in (y, x)
+    )
     return best.masked_fill(none, 0), y, x
 
 
 @extension_op
-def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor,
-                      argmax_y: Tensor, argmax_x: Tensor, aligned_height: int,
-                      aligned_width: int, spatial_scale: float,
-                      sampling_ratio: int, pool_mode: int, aligned: bool) -> None:
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
     """Write the RoIAlign features into ``output``.
 
     Args:
@@ -91,6 +118,8 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor,
         argmax_y: Output for the maximum: row of the winning sample, -1 for
             none, in feature pixels, same shape; not touched for the average.
         argmax_x: The same for its column.
+        aligned_height: Bins in a column.
+        aligned_width: Bins in a row.
         spatial_scale: Feature pixels per input-image pixel.
         sampling_ratio: Samples per bin and axis; 0 for one per feature pixel.
         pool_mode: 0 for the maximum, 1 for the average.
@@ -99,37 +128,61 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor,
     size = (aligned_height, aligned_width)
     features, boxes = upcast(input, rois)
     if pool_mode == _AVG:
-        output.copy_(torch.ops.torchvision.roi_align(
-            features, boxes, spatial_scale, *size, sampling_ratio, aligned))
+        output.copy_(
+            torch.ops.torchvision.roi_align(
+                features, boxes, spatial_scale, *size, sampling_ratio, aligned
+            )
+        )
         return
-    start, bins, count = bin_geometry(boxes, size, spatial_scale, sampling_ratio,
-                                      aligned)
+    start, bins, count = bin_geometry(
+        boxes, size, spatial_scale, sampling_ratio, aligned
+    )
     for part in roi_chunks(input.size(1), count, size):
         points = sample_points(start[part], bins[part], count[part], size)
         best, y, x = _max_align(features, rois[part, 0].long(), *points)
         output[part], argmax_y[part], argmax_x[part] = (
-            t.to(output.dtype) for t in (best, y, x))
+            t.to(output.dtype) for t in (best, y, x)
+        )
 
 
 @extension_op
-def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor,
-                       argmax_x: Tensor, grad_input: Tensor, aligned_height: int,
-                       aligned_width: int, spatial_scale: float,
-                       sampling_ratio: int, pool_mode: int, aligned: bool) -> None:
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
     """Add the gradient of the features to ``grad_input`` (N, C, H, W)."""
     if pool_mode == _AVG:
         grad, boxes = upcast(grad_output, rois)
-        grad_input.add_(torch.ops.torchvision._roi_align_backward(
-            grad, boxes, spatial_scale, aligned_height, aligned_width,
-            *grad_input.shape, sampling_ratio, aligned).to(grad_input))
+        grad_input.add_(
+            torch.ops.torchvision._roi_align_backward(
+                grad,
+                boxes,
+                spatial_scale,
+                aligned_height,
+                aligned_width,
+                *grad_input.shape,
+                sampling_ratio,
+                aligned,
+            ).to(grad_input)
+        )
         return
     grad, y, x = (t.flatten(2) for t in upcast(grad_output, argmax_y, argmax_x))
     grad = grad.masked_fill(y == -1, 0)
     scatter(grad, rois[:, 0].long(), y, x, grad_input)
 
 
-def _bin_pixels(start: Tensor, extent: Tensor, bins: int,
-                limit: int) -> tuple[Tensor, Tensor]:
+def _bin_pixels(
+    start: Tensor, extent: Tensor, bins: int, limit: int
+) -> tuple[Tensor, Tensor]:
     """First pixel and number of pixels of each bin along one axis, (K, bins)."""
     edge = torch.arange(bins + 1, device=start.device, dtype=start.dtype)
     edges = edge * (extent / bins)[:, None] + start[:, None]
@@ -138,20 +191,21 @@ def _bin_pixels(start: Tensor, extent: Tensor, bins: int,
     return low, (high - low).clamp(min=0)
 
 
-def _window(rois: Tensor, size: tuple[int, int], spatial_scale: float,
-            shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _window(
+    rois: Tensor, size: tuple[int, int], spatial_scale: float, shape: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """Flat pixels of every bin (K, ph, pw, window) and which of them count."""
     start = rois[:, 1:3] * spatial_scale
     extent = (rois[:, 3:] + 1) * spatial_scale - start
     pixels, valid = [], []
     for axis, column in enumerate((1, 0)):
-        low, count = _bin_pixels(start[:, column], extent[:, column], size[axis],
-                                 shape[axis])
+        low, count = _bin_pixels(
+            start[:, column], extent[:, column], size[axis], shape[axis]
+        )
         step = torch.arange(max(int(count.max()), 1), device=rois.device)
         pixels.append((low[..., None] + step).clamp(max=shape[axis] - 1))
         valid.append(step < count[..., None])
-    index = (pixels[0][:, :, None, :, None] * shape[1] +
-             pixels[1][:, None, :, None])
+    index = pixels[0][:, :, None, :, None] * shape[1] + pixels[1][:, None, :, None]
     inside = valid[0][:, :, None, :, None] & valid[1][:, None, :, None]
     # A RoI without area pools nothing, whatever its bins round to.
     inside = inside & (extent > 0).all(dim=1)[:, None, None, None, None]
@@ -159,9 +213,15 @@ def _window(rois: Tensor, size: tuple[int, int], spatial_scale: float,
 
 
 @extension_op
-def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor,
-                     pooled_height: int, pooled_width: int,
-                     spatial_scale: float) -> None:
+def roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
     """Write the maximum of each bin into ``output``.
 
     The right and lower edges are inclusive (``x2 + 1`` before scaling) and the
@@ -173,11 +233,14 @@ def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor
         output: Output, shape (K, C, pooled_height, pooled_width); empty bins
             give 0.
         argmax: Output, int32, same shape: flat pixel of the maximum, or -1.
+        pooled_height: Bins in a column.
+        pooled_width: Bins in a row.
+        spatial_scale: Feature pixels per input-image pixel.
     """
     if output.numel() == 0:
         return
-    size, shape = (pooled_height, pooled_width), tuple(input.shape[-2:])
-    boxes, = upcast(rois)
+    size, shape = (pooled_height, pooled_width), (input.size(2), input.size(3))
+    (boxes,) = upcast(rois)
     flat = input.flatten(2)
     # The windows of a RoI together cover about the pixels of the RoI.
     step = chunk_size(input[0].numel())
@@ -195,15 +258,21 @@ def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor
 
 
 @extension_op
-def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor,
-                      grad_input: Tensor, pooled_height: int, pooled_width: int,
-                      spatial_scale: float) -> None:
+def roi_pool_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
     """Add each bin's gradient to ``grad_input`` (N, C, H, W) at its maximum."""
     channels, area = grad_input.size(1), grad_input[0, 0].numel()
     channel = torch.arange(channels, device=argmax.device)
     plane = rois[:, 0].long()[:, None] * channels + channel
     pixel = argmax.long().flatten(2)
-    grad, = upcast(grad_output)
+    (grad,) = upcast(grad_output)
     grad = grad.flatten(2).masked_fill(pixel < 0, 0)
     position = plane[..., None] * area + pixel.clamp(min=0)
     total = torch.zeros_like(grad_input, dtype=grad.dtype).view(-1)

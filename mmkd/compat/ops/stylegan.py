@@ -1,4 +1,5 @@
 """Operators of StyleGAN2: fused bias and activation, resampling filter."""
+
 from __future__ import annotations
 
 import torch
@@ -11,8 +12,15 @@ _LEAKY_RELU = 3
 
 
 @extension_op
-def fused_bias_leakyrelu(input: Tensor, bias: Tensor, refer: Tensor, act: int,
-                         grad: int, alpha: float, scale: float) -> Tensor:
+def fused_bias_leakyrelu(
+    input: Tensor,
+    bias: Tensor,
+    refer: Tensor,
+    act: int,
+    grad: int,
+    alpha: float,
+    scale: float,
+) -> Tensor:
     """Add a bias, apply a leaky ReLU (or its derivative), and scale.
 
     Args:
@@ -41,18 +49,33 @@ def fused_bias_leakyrelu(input: Tensor, bias: Tensor, refer: Tensor, act: int,
 
 
 @extension_op
-def upfirdn2d(input: Tensor, filter: Tensor, upx: int, upy: int, downx: int,
-              downy: int, padx0: int, padx1: int, pady0: int, pady1: int,
-              flip: bool, gain: float) -> Tensor:
+def upfirdn2d(
+    input: Tensor,
+    filter: Tensor,
+    upx: int,
+    upy: int,
+    downx: int,
+    downy: int,
+    padx0: int,
+    padx1: int,
+    pady0: int,
+    pady1: int,
+    flip: bool,
+    gain: float,
+) -> Tensor:
     """Insert zeros, pad or crop, filter, and keep every n-th sample.
 
     Args:
         input: Shape (N, C, H, W).
         filter: FIR filter, shape (h, w).
-        upx: Upsampling factor of the columns; likewise ``upy``.
-        downx: Downsampling factor of the columns; likewise ``downy``.
-        padx0: Zeros on the left after upsampling, negative to crop; likewise
-            ``padx1`` (right), ``pady0`` (top), ``pady1`` (bottom).
+        upx: Upsampling factor of the columns.
+        upy: Upsampling factor of the rows.
+        downx: Downsampling factor of the columns.
+        downy: Downsampling factor of the rows.
+        padx0: Zeros on the left after upsampling; negative to crop.
+        padx1: The same on the right.
+        pady0: The same at the top.
+        pady1: The same at the bottom.
         flip: False for convolution, True for correlation.
         gain: Factor on the result.
 

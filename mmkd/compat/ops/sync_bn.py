@@ -2,6 +2,7 @@
 
 The communication between the steps is mmcv's; these compute on one process.
 """
+
 from __future__ import annotations
 
 from torch import Tensor
@@ -23,12 +24,21 @@ def sync_bn_forward_var(input: Tensor, mean: Tensor, var: Tensor) -> None:
 
 
 @extension_op
-def sync_bn_forward_output(input: Tensor, mean: Tensor, var: Tensor,
-                           weight: Tensor | None, bias: Tensor | None,
-                           running_mean: Tensor | None,
-                           running_var: Tensor | None, norm: Tensor, std: Tensor,
-                           output: Tensor, eps: float, momentum: float,
-                           group_size: int) -> None:
+def sync_bn_forward_output(
+    input: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    norm: Tensor,
+    std: Tensor,
+    output: Tensor,
+    eps: float,
+    momentum: float,
+    group_size: int,
+) -> None:
     """Normalise ``input`` and update the running statistics.
 
     Args:
@@ -62,8 +72,9 @@ def sync_bn_forward_output(input: Tensor, mean: Tensor, var: Tensor,
 
 
 @extension_op
-def sync_bn_backward_param(grad_output: Tensor, norm: Tensor, grad_weight: Tensor,
-                           grad_bias: Tensor) -> None:
+def sync_bn_backward_param(
+    grad_output: Tensor, norm: Tensor, grad_weight: Tensor, grad_bias: Tensor
+) -> None:
     """Write the gradients of scale and shift, each (C, )."""
     grad = grad_output.to(norm.dtype)
     grad_weight.copy_((grad * norm).sum(dim=(0, 2)))
@@ -71,9 +82,15 @@ def sync_bn_backward_param(grad_output: Tensor, norm: Tensor, grad_weight: Tenso
 
 
 @extension_op
-def sync_bn_backward_data(grad_output: Tensor, weight: Tensor, grad_weight: Tensor,
-                          grad_bias: Tensor, norm: Tensor, std: Tensor,
-                          grad_input: Tensor) -> None:
+def sync_bn_backward_data(
+    grad_output: Tensor,
+    weight: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    norm: Tensor,
+    std: Tensor,
+    grad_input: Tensor,
+) -> None:
     """Write the gradient of the input (N, C, L).
 
     ``grad_weight`` and ``grad_bias`` are those averaged over the processes.
