@@ -1,15 +1,17 @@
 """Writes the digits data set: COCO json, pictures, and label maps."""
+
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from .scene import PlacedDigit, Scene, compose_scene
+from .scene import PlacedDigit, Scene, compose_scene, mask_box
 from .sources import CLASSES, SPLITS
 
 VERSION = 1  # of what the generator draws; part of the manifest
@@ -17,11 +19,14 @@ MANIFEST = 'digits.json'
 IGNORE = 255
 
 
-def make_digits(root: str | Path,
-                num_train: int = 600,
-                num_val: int = 200,
-                seed: int = 0,
-                size: int = 128) -> Path:
+def make_digits(
+    root: str | Path,
+    num_train: int = 800,
+    num_val: int = 200,
+    seed: int = 0,
+    size: int = 96,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
     """Make the digits data set, unless the very same one is already there.
 
     The data set holds handwritten digits on crops of photographs, for detection
@@ -46,6 +51,7 @@ def make_digits(root: str | Path,
         num_val: Number of validation pictures.
         seed: Seed of everything that is random.
         size: Side of the pictures in pixels, at least 48.
+        progress: Called with the pictures done and the pictures in all.
 
     Returns:
         ``root``.
@@ -62,18 +68,24 @@ def make_digits(root: str | Path,
         ['annotations', 'digits.json', 'labels', 'train', 'val']
     """
     if size < 48 or min(num_train, num_val) < 0:
-        raise ValueError('size must be >= 48 and the numbers of pictures >= 0 but are '
-                         f'size={size}, num_train={num_train}, num_val={num_val}')
+        raise ValueError(
+            'size must be >= 48 and the numbers of pictures >= 0 but are '
+            f'size={size}, num_train={num_train}, num_val={num_val}'
+        )
     root = Path(root)
-    manifest = dict(version=VERSION, seed=seed, size=size, num_train=num_train,
-                    num_val=num_val)
+    manifest = dict(
+        version=VERSION, seed=seed, size=size, num_train=num_train, num_val=num_val
+    )
     if _read_manifest(root) == manifest:
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
     try:
-        for split, number in zip(SPLITS, (num_train, num_val)):
-            _write_split(draft, split, number, seed, size)
+        done = 0
+        for split, number in zip(SPLITS, (num_train, num_val), strict=True):
+            for _ in _write_split(draft, split, number, seed, size):
+                done += 1
+                progress(done, num_train + num_val)
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=1))
         draft.chmod(0o755)  # mkdtemp makes folders private
         _move_into_place(draft, root, manifest)
@@ -87,8 +99,10 @@ def _read_manifest(root: Path) -> dict | None:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     if not (root / MANIFEST).is_file():
-        raise FileExistsError(f'{root} exists and is no digits data set (it has no '
-                              f'{MANIFEST}); choose another folder or remove it')
+        raise FileExistsError(
+            f'{root} exists and is no digits data set (it has no '
+            f'{MANIFEST}); choose another folder or remove it'
+        )
     return json.loads((root / MANIFEST).read_text())
 
 
@@ -105,7 +119,10 @@ def _move_into_place(draft: Path, root: Path, manifest: dict) -> None:
         shutil.rmtree(draft.with_name(draft.name + '-old'), ignore_errors=True)
 
 
-def _write_split(root: Path, split: str, number: int, seed: int, size: int) -> None:
+def _write_split(
+    root: Path, split: str, number: int, seed: int, size: int
+) -> Iterator[None]:
+    """Write a split, yielding after each picture."""
     for folder in (root / split, root / 'labels' / split, root / 'annotations'):
         folder.mkdir(parents=True, exist_ok=True)
     images: list[dict] = []
@@ -116,14 +133,28 @@ def _write_split(root: Path, split: str, number: int, seed: int, size: int) -> N
         name = f'{index:06d}.png'
         cv2.imwrite(str(root / split / name), scene.image[..., ::-1])
         cv2.imwrite(str(root / 'labels' / split / name), label_map(scene))
-        images.append(dict(id=index + 1, file_name=name, width=size, height=size,
-                           photo=scene.photo, crop=scene.crop))
+        images.append(
+            dict(
+                id=index + 1,
+                file_name=name,
+                width=size,
+                height=size,
+                photo=scene.photo,
+                crop=scene.crop,
+            )
+        )
         for digit in scene.digits:
             annotations.append(
-                dict(id=len(annotations) + 1, image_id=index + 1, **_annotate(digit)))
+                dict(id=len(annotations) + 1, image_id=index + 1, **_annotate(digit))
+            )
+        yield
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
-    content = dict(info=dict(description='digits', version=VERSION), images=images,
-                   annotations=annotations, categories=categories)
+    content = dict(
+        info=dict(description='digits', version=VERSION),
+        images=images,
+        annotations=annotations,
+        categories=categories,
+    )
     (root / 'annotations' / f'{split}.json').write_text(json.dumps(content))
 
 
@@ -139,10 +170,14 @@ def label_map(scene: Scene) -> np.ndarray:
 def _annotate(digit: PlacedDigit) -> dict:
     """Category, tight box, area and RLE of a digit's visible pixels."""
     from pycocotools import mask as coco_mask
-    rows, columns = np.nonzero(digit.mask)
-    x, y = int(columns.min()), int(rows.min())
-    box = [x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y]
+
     rle = coco_mask.encode(np.asfortranarray(digit.mask.astype(np.uint8)))
     rle['counts'] = rle['counts'].decode()
-    return dict(category_id=digit.label + 1, bbox=box, area=int(digit.mask.sum()),
-                iscrowd=0, segmentation=rle, scan=digit.scan)
+    return dict(
+        category_id=digit.label + 1,
+        bbox=mask_box(digit.mask),
+        area=int(digit.mask.sum()),
+        iscrowd=0,
+        segmentation=rle,
+        scan=digit.scan,
+    )

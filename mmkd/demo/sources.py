@@ -4,6 +4,7 @@ Both come inside the wheels of scikit-learn and scikit-image, so nothing is
 downloaded. Every source is divided once and for all into a training part and a
 validation part, which share no digit and no pixel of a photograph.
 """
+
 from __future__ import annotations
 
 from functools import lru_cache
@@ -14,8 +15,18 @@ SPLITS = ('train', 'val')
 CLASSES = tuple('0123456789')
 
 SKLEARN_PHOTOS = ('china.jpg', 'flower.jpg')
-SKIMAGE_PHOTOS = ('brick', 'camera', 'chelsea', 'coffee', 'coins', 'grass', 'gravel',
-                  'hubble_deep_field', 'moon', 'rocket')
+SKIMAGE_PHOTOS = (
+    'brick',
+    'camera',
+    'chelsea',
+    'coffee',
+    'coins',
+    'grass',
+    'gravel',
+    'hubble_deep_field',
+    'moon',
+    'rocket',
+)
 
 _NUM_VAL_DIGITS = 450
 _TRAIN_WIDTH = 0.65  # of a photo's columns, from the left
@@ -30,6 +41,7 @@ def load_scans() -> tuple[np.ndarray, np.ndarray]:
         shape (1797, ).
     """
     from sklearn.datasets import load_digits
+
     digits = load_digits()
     return (digits.images / 16).astype(np.float32), digits.target.astype(np.int64)
 
@@ -39,6 +51,7 @@ def load_photos() -> dict[str, np.ndarray]:
     """The photographs by name, each RGB, shape (H, W, 3), uint8."""
     from skimage import data
     from sklearn.datasets import load_sample_image
+
     photos = {name: load_sample_image(name) for name in SKLEARN_PHOTOS}
     photos.update((name, getattr(data, name)()) for name in SKIMAGE_PHOTOS)
     return {
@@ -61,7 +74,9 @@ def scan_indices(split: str) -> np.ndarray:
         (1347, 450)
     """
     indices = np.arange(len(load_scans()[0]))
-    return indices[:-_NUM_VAL_DIGITS] if split == 'train' else indices[-_NUM_VAL_DIGITS:]
+    return (
+        indices[:-_NUM_VAL_DIGITS] if split == 'train' else indices[-_NUM_VAL_DIGITS:]
+    )
 
 
 def photo_columns(width: int, split: str) -> tuple[int, int]:

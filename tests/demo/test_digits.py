@@ -1,4 +1,5 @@
 """The digits data set: same bytes, disjoint splits, annotations that fit."""
+
 from __future__ import annotations
 
 import json
@@ -11,11 +12,11 @@ import pytest
 pytest.importorskip('skimage')
 pytest.importorskip('sklearn')
 pytest.importorskip('pycocotools')
-from pycocotools.coco import COCO  # noqa: E402
+from pycocotools.coco import COCO
 
-from mmkd.demo import digits as digits_module  # noqa: E402
-from mmkd.demo.digits import IGNORE, make_digits  # noqa: E402
-from mmkd.demo.sources import load_photos, load_scans  # noqa: E402
+from mmkd.demo import digits as digits_module
+from mmkd.demo.digits import IGNORE, make_digits
+from mmkd.demo.sources import load_photos, load_scans
 
 SPLITS = ('train', 'val')
 
@@ -26,8 +27,11 @@ def root(tmp_path_factory) -> Path:
 
 
 def read_all(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes()
-            for p in sorted(folder.rglob('*')) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob('*'))
+        if p.is_file()
+    }
 
 
 def load_json(root: Path, split: str) -> dict:
@@ -60,22 +64,31 @@ def test_pictures_do_not_depend_on_how_many_there_are(root, tmp_path):
 
 
 def test_splits_share_no_digit(root):
-    used = {split: {a['scan'] for a in load_json(root, split)['annotations']}
-            for split in SPLITS}
-    assert used['train'] and used['val']
+    used = {
+        split: {a['scan'] for a in load_json(root, split)['annotations']}
+        for split in SPLITS
+    }
+    assert used['train']
+    assert used['val']
     assert not used['train'] & used['val']
 
 
 def test_splits_share_no_pixel_of_a_photo(root):
     """Counted on the photos themselves, from the crops that the json names."""
-    seen = {split: {name: np.zeros(photo.shape[:2], bool)
-                    for name, photo in load_photos().items()} for split in SPLITS}
+    seen = {
+        split: {
+            name: np.zeros(photo.shape[:2], bool)
+            for name, photo in load_photos().items()
+        }
+        for split in SPLITS
+    }
     for split in SPLITS:
         for image in load_json(root, split)['images']:
             x, y, width, height = image['crop']
             covered = seen[split][image['photo']]
-            assert y + height <= covered.shape[0] and x + width <= covered.shape[1]
-            covered[y:y + height, x:x + width] = True
+            assert y + height <= covered.shape[0]
+            assert x + width <= covered.shape[1]
+            covered[y : y + height, x : x + width] = True
     for name in load_photos():
         assert not (seen['train'][name] & seen['val'][name]).any()
     assert sum(mask.any() for mask in seen['train'].values()) > 5
@@ -98,8 +111,10 @@ def test_annotations_fit_the_label_maps(root, split):
             x, y, width, height = annotation['bbox']
             assert (x, y) == (columns.min(), rows.min())
             assert (x + width, y + height) == (columns.max() + 1, rows.max() + 1)
-            assert x >= 0 and y >= 0
-            assert x + width <= image['width'] and y + height <= image['height']
+            assert x >= 0
+            assert y >= 0
+            assert x + width <= image['width']
+            assert y + height <= image['height']
         decided = labels != IGNORE
         assert (~decided).any()
         assert np.array_equal(labels[decided], expected[decided])
@@ -158,3 +173,24 @@ def test_foreign_folder_is_refused(tmp_path):
 def test_bad_arguments(tmp_path, arguments):
     with pytest.raises(ValueError, match='size must be >= 48'):
         make_digits(tmp_path / 'digits', **arguments)
+
+
+def test_digits_hide_little_of_each_other(root):
+    worst = 0.0
+    for split in SPLITS:
+        coco = load_coco(root, split)
+        for image_id in coco.imgs:
+            boxes = [a['bbox'] for a in coco.imgToAnns[image_id]]
+            for i, (x1, y1, w1, h1) in enumerate(boxes):
+                for x2, y2, w2, h2 in boxes[:i]:
+                    width = max(min(x1 + w1, x2 + w2) - max(x1, x2), 0)
+                    height = max(min(y1 + h1, y2 + h2) - max(y1, y2), 0)
+                    worst = max(worst, width * height / min(w1 * h1, w2 * h2))
+    # The limit is 0.15 when a digit is placed; a later one may trim a box a little.
+    assert 0 < worst < 0.2
+
+
+def test_progress_counts_every_picture(tmp_path):
+    seen = []
+    make_digits(tmp_path / 'digits', 2, 1, progress=lambda *step: seen.append(step))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
