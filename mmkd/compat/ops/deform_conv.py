@@ -49,6 +49,40 @@ def _backward(
     return torch.ops.torchvision._deform_conv2d_backward(*args, *geometry, use_mask)
 
 
+def _size(tensor: Tensor) -> tuple[int, int]:
+    """(height, width) of a map (N, C, H, W)."""
+    return tensor.size(2), tensor.size(3)
+
+
+def _leading(tensor: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+    """The memory of ``tensor`` (N, C, H, W) read as (N, channels, *size).
+
+    The compiled operator takes the shape of offset and mask for granted, and
+    DyHead, which passes those of a level twice as fine, is trained and
+    published with what that reads: the beginning of each image's memory.
+    """
+    if tuple(tensor.shape[1:]) == (channels, *size):
+        return tensor
+    needed, given = channels * size[0] * size[1], tensor[0].numel()
+    if given < needed:
+        raise ValueError(
+            f'offset and mask of modulated_deform_conv must have {channels} x '
+            f'{size[0]} x {size[1]} values per image for this output but have '
+            f'shape {tuple(tensor.shape)}'
+        )
+    return tensor.flatten(1)[:, :needed].unflatten(1, (channels, *size))
+
+
+def _write_leading(target: Tensor, grad: Tensor) -> None:
+    """Transpose of :func:`_leading`: write ``grad`` where it was read from."""
+    if target.shape == grad.shape:
+        target.copy_(grad)
+        return
+    full = torch.zeros_like(target, memory_format=torch.contiguous_format)
+    full.flatten(1)[:, : grad[0].numel()] = grad.flatten(1).to(full)
+    target.copy_(full)
+
+
 @extension_op
 def deform_conv_forward(
     input: Tensor,
@@ -209,6 +243,8 @@ def modulated_deform_conv_forward(
         group,
         deformable_group,
     )
+    taps, size = deformable_group * kernel_h * kernel_w, _size(output)
+    offset, mask = _leading(offset, 2 * taps, size), _leading(mask, taps, size)
     output.copy_(
         _forward(input, weight, offset, mask, bias if with_bias else None, geometry)
     )
@@ -252,12 +288,14 @@ def modulated_deform_conv_backward(
         group,
         deformable_group,
     )
+    taps, size = deformable_group * kernel_h * kernel_w, _size(grad_output)
+    offset, mask = _leading(offset, 2 * taps, size), _leading(mask, taps, size)
     grads = _backward(
         grad_output, input, weight, offset, mask, bias if with_bias else None, geometry
     )
     grad_input.add_(grads[0].to(grad_input))
     grad_weight.add_(grads[1].to(grad_weight))
-    grad_offset.copy_(grads[2])
-    grad_mask.copy_(grads[3])
+    _write_leading(grad_offset, grads[2])
+    _write_leading(grad_mask, grads[3])
     if with_bias:
         grad_bias.add_(grads[4].to(grad_bias))
