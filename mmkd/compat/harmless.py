@@ -163,7 +163,7 @@ def _build_dtype(instance: np.dtype, state: Any) -> None:
     plain = type(state) is tuple and (state[:1], state[2:]) == (own[:1], own[2:])
     if not plain or state[1] not in ('<', '>', '|', '='):
         raise ForbiddenPickle('a numpy type with a forged layout')
-    instance.__setstate__(state)
+    instance.__setstate__(state)  # type: ignore[attr-defined]
 
 
 def _dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
@@ -254,9 +254,7 @@ def _callables() -> dict[tuple[str, str], Callable]:
 @functools.cache
 def _named_only() -> dict[tuple[str, str], Any]:
     """What a pickle may name, as an argument of those, and not call."""
-    dtypes = {
-        ('torch', k): v for k, v in vars(torch).items() if type(v) is torch.dtype
-    }
+    dtypes = {('torch', k): v for k, v in vars(torch).items() if type(v) is torch.dtype}
     one_cycle = _one_cycle()
     return {
         # torch maps the typed storages itself.

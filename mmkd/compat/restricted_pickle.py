@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from typing import IO, Any
 
 from .harmless import ForbiddenPickle, allowed, build, call, new
@@ -19,11 +20,13 @@ from .harmless import ForbiddenPickle, allowed, build, call, new
 __all__ = ['Unpickler', 'load']
 
 
-class Unpickler(pickle._Unpickler):
-    """``pickle.Unpickler`` restricted to harmless data.
+# The pure Python class: the C one cannot be told what may be called or changed,
+# and its speed is not needed, as checkpoints hold few objects beside raw storages.
+_PythonUnpickler: Any = pickle._Unpickler
 
-    The pure Python class is the base because the C one cannot be told what may
-    be called or given a state; checkpoints hold few objects beside raw storages.
+
+class Unpickler(_PythonUnpickler):
+    """``pickle.Unpickler`` restricted to harmless data.
 
     Args:
         file: Binary file to read from.
@@ -41,8 +44,8 @@ class Unpickler(pickle._Unpickler):
         mmkd.compat.harmless.ForbiddenPickle: builtins.print
     """
 
-    # Unlike `_Unpickler.dispatch`, a copy: the original is shared by everyone.
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    # A copy: everyone else uses the original.
+    dispatch: dict[int, Callable[[Any], None]] = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         return allowed(module, name)
@@ -74,7 +77,7 @@ class Unpickler(pickle._Unpickler):
 
 def _filling(opcode: bytes, types: tuple[type, ...], marked: bool, depth: int) -> None:
     """Let ``opcode`` fill only containers of exactly ``types``."""
-    fill = pickle._Unpickler.dispatch[opcode[0]]  # type: ignore[attr-defined]
+    fill = _PythonUnpickler.dispatch[opcode[0]]
 
     def checked(self: Any) -> None:
         # Items after a MARK lie on a stack of their own.
