@@ -166,3 +166,18 @@ def test_autocast_computes_in_float32(device):
     mixed.float().sum().backward()
     torch.testing.assert_close(mixed.float(), plain, rtol=0.1, atol=0.1)
     assert layer.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('modulated', [False, True])
+def test_nan_offsets_sample_outside_of_the_map(modulated, device):
+    """torchvision's kernel alone crashes the process on them."""
+    settings = SETTINGS['plain']
+    tensors = {k: v.to(device) for k, v in make(**settings).items()}
+    far, nan = dict(tensors), dict(tensors)
+    hit = torch.rand_like(tensors['offset']) < 0.3
+    far['offset'] = tensors['offset'].masked_fill(hit, 1e4)
+    nan['offset'] = tensors['offset'].masked_fill(hit, torch.nan).requires_grad_()
+    got = call(nan, settings, modulated)
+    torch.testing.assert_close(got, call(far, settings, modulated))
+    got.sum().backward()
+    assert nan['offset'].grad.isfinite().all()

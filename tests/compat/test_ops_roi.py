@@ -282,3 +282,19 @@ def test_low_precision(dtype, device):
         got.sum().backward()
         assert leaf.grad.dtype == dtype
         assert leaf.grad.abs().sum() > 0
+
+
+def test_boxes_that_are_not_finite_do_not_crash(device):
+    x = features(device).requires_grad_()
+    rois = ROIS.to(device).repeat(2, 1)
+    rois[1, 2], rois[2, 3], rois[3, 4] = torch.nan, torch.inf, -torch.inf
+    for op in (
+        lambda r: ops.roi_align(x, r, SIZE, SCALE, 2, 'avg', True),
+        lambda r: ops.roi_align(x, r, SIZE, SCALE, 0, 'max', True),
+        lambda r: ops.roi_pool(x, r, SIZE, SCALE),
+        lambda r: ops.deform_roi_pool(x, r, None, SIZE, SCALE),
+    ):
+        out = op(rois)
+        torch.testing.assert_close(out[4:], op(ROIS.to(device)))
+        (grad,) = torch.autograd.grad(out.sum(), x)
+        assert grad.isfinite().all()

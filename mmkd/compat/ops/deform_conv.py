@@ -15,6 +15,17 @@ from ._common import extension_op, upcast
 
 _Geometry = tuple[int, int, int, int, int, int, int, int]
 
+# An offset in pixels that carries a sample out of every map.
+_FAR = 1e6
+
+
+def _no_nan(offset: Tensor) -> Tensor:
+    """Offsets safe for torchvision, whose kernels use NaN as an index and crash.
+
+    In mmcv a sample at NaN lies outside of the map.
+    """
+    return torch.nan_to_num(offset, _FAR, _FAR, -_FAR)
+
 
 def _forward(
     input: Tensor,
@@ -28,7 +39,8 @@ def _forward(
     use_mask = mask is not None
     mask = input.new_zeros(input.size(0), 1) if mask is None else mask
     bias = input.new_zeros(weight.size(0)) if bias is None else bias
-    args = upcast(input, weight, offset, mask, bias)
+    input, weight, offset, mask, bias = upcast(input, weight, offset, mask, bias)
+    args = input, weight, _no_nan(offset), mask, bias
     return torch.ops.torchvision.deform_conv2d(*args, *geometry, use_mask)
 
 
@@ -45,7 +57,10 @@ def _backward(
     use_mask = mask is not None
     mask = input.new_zeros(input.size(0), 1) if mask is None else mask
     bias = input.new_zeros(weight.size(0)) if bias is None else bias
-    args = upcast(grad_output, input, weight, offset, mask, bias)
+    grad, input, weight, offset, mask, bias = upcast(
+        grad_output, input, weight, offset, mask, bias
+    )
+    args = grad, input, weight, _no_nan(offset), mask, bias
     return torch.ops.torchvision._deform_conv2d_backward(*args, *geometry, use_mask)
 
 

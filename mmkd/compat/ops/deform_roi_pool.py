@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._bilinear import sample
 from ._common import extension_op, recomputed_grads, upcast
-from .roi import bin_geometry, roi_chunks, sample_points
+from .roi import bin_geometry, finite, roi_chunks, sample_points
 
 
 def _pool(
@@ -62,7 +62,7 @@ def deform_roi_pool_forward(
         gamma: Scale of the offsets.
     """
     size = (pooled_height, pooled_width)
-    features, boxes, shifts = upcast(input, rois, offset)
+    features, boxes, shifts = upcast(input, finite(rois), offset)
     start, bins, count = bin_geometry(boxes, size, spatial_scale, sampling_ratio, True)
     for part in roi_chunks(input.size(1), count, size):
         output[part] = _pool(
@@ -93,7 +93,7 @@ def deform_roi_pool_backward(
 ) -> None:
     """Add the gradients to ``grad_input`` and ``grad_offset``."""
     size = (pooled_height, pooled_width)
-    features, boxes, shifts = upcast(input, rois, offset)
+    features, boxes, shifts = upcast(input, finite(rois), offset)
     start, bins, count = bin_geometry(boxes, size, spatial_scale, sampling_ratio, True)
     for part in roi_chunks(input.size(1), count, size):
         pool = functools.partial(

@@ -33,7 +33,7 @@ def _sigmoid_terms(
     classes = torch.arange(input.size(1), device=input.device)
     positive = target[:, None] == classes
     signed = torch.where(positive, logits, -logits)
-    scale = torch.where(positive, alpha, 1 - alpha).to(dtype)
+    scale = torch.full_like(logits, 1 - alpha).masked_fill(positive, alpha)
     if weight.numel():
         scale = scale * _class_weight(weight, target, dtype)[:, None]
     return positive, signed, scale

@@ -12,6 +12,15 @@ from ._common import chunk_size, extension_op, upcast
 _MAX, _AVG = 0, 1
 
 
+def finite(rois: Tensor) -> Tensor:
+    """RoIs with 0 for every NaN or infinity.
+
+    A diverged training hands such boxes over; the kernels would turn them into
+    memory addresses, and the crash would hide where it came from.
+    """
+    return torch.nan_to_num(rois, 0.0, 0.0, 0.0)
+
+
 def bin_geometry(
     rois: Tensor,
     size: tuple[int, int],
@@ -126,7 +135,7 @@ def roi_align_forward(
         aligned: Whether pixel centres are at half-integers.
     """
     size = (aligned_height, aligned_width)
-    features, boxes = upcast(input, rois)
+    features, boxes = upcast(input, finite(rois))
     if pool_mode == _AVG:
         output.copy_(
             torch.ops.torchvision.roi_align(
@@ -161,7 +170,7 @@ def roi_align_backward(
 ) -> None:
     """Add the gradient of the features to ``grad_input`` (N, C, H, W)."""
     if pool_mode == _AVG:
-        grad, boxes = upcast(grad_output, rois)
+        grad, boxes = upcast(grad_output, finite(rois))
         grad_input.add_(
             torch.ops.torchvision._roi_align_backward(
                 grad,
@@ -240,7 +249,7 @@ def roi_pool_forward(
     if output.numel() == 0:
         return
     size, shape = (pooled_height, pooled_width), (input.size(2), input.size(3))
-    (boxes,) = upcast(rois)
+    (boxes,) = upcast(finite(rois))
     flat = input.flatten(2)
     # The windows of a RoI together cover about the pixels of the RoI.
     step = chunk_size(input[0].numel())
