@@ -18,6 +18,7 @@ from .batch import Batch
 from .dry_run import dry_run
 from .losses.base import DistillLoss
 from .registry import MODELS
+from .resume_check import ResumeCheck
 from .rng import preserved_rng
 from .taps import Tap, record, resolve
 from .teacher import Teacher, build_teacher, move
@@ -51,6 +52,7 @@ class Distiller(nn.Module):
         self.teacher = teacher
         self.losses = nn.ModuleDict(losses)
         self.factors = dict.fromkeys(losses, 1.0)
+        self.resume_check = ResumeCheck()
         self._taps: dict[str, dict[str, type[Tap]]] = dict(student={}, teacher={})
         self._teacher_calls: dict[str, int] = {}
 
@@ -115,6 +117,7 @@ class Distiller(nn.Module):
         Raises:
             ValueError: If a term has the name of a stock loss.
         """
+        self.resume_check.first_step(self)
         active = self.active
         if active:
             losses = self._distilled_step(active, student, run_student, args, kwargs)

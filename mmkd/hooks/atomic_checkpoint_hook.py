@@ -87,7 +87,9 @@ class AtomicCheckpointHook(CheckpointHook):
         deferred = _DeferredRemovals(backend)
         save = runner.save_checkpoint
 
-        def save_atomically(out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        def save_atomically(
+            out_dir: str, filename: str, *args: Any, **kwargs: Any
+        ) -> None:
             if not is_main_process():
                 return
             with replacing(Path(out_dir) / filename) as temporary:

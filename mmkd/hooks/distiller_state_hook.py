@@ -9,8 +9,10 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 
 from ..registry import HOOKS
+from ..resume_check import ADD_THE_HOOK
 from ..rng import get_rng_state, set_rng_state
 from ._runner import distiller_of, is_iteration_based
+from ._worker_rng import WorkerRng
 
 _KEY = 'distiller'
 
@@ -21,11 +23,13 @@ class DistillerStateHook(Hook):
 
     ``checkpoint['state_dict']`` stays the stock student's; this hook adds the
     entry ``'distiller'`` next to it. With it a run resumes exactly, at the end
-    of an epoch and at any iteration of ``IterBasedTrainLoop``. Validation is
-    kept from moving the random state: a checkpoint is written before it.
+    of an epoch and at any iteration of ``IterBasedTrainLoop``, also where no
+    seed was given. Validation is kept from moving the random state: a checkpoint
+    is written before it.
 
     Raises:
-        RuntimeError: When resuming from a checkpoint without that entry.
+        RuntimeError: When a distilled run resumes from a checkpoint without that
+            entry, or from one of other losses or adapters.
 
     Example:
         >>> from mmkd.registry import HOOKS
@@ -37,15 +41,25 @@ class DistillerStateHook(Hook):
     priority = 'LOW'
 
     def __init__(self) -> None:
-        self._rng: list[dict] | None = None  # one state per rank
+        self._gathered: tuple[int, list[dict]] = (-1, [])  # iteration, one per rank
         self._before_validation: dict | None = None
-        self._resumed_rng: dict | None = None
+        self._resumed: dict | None = None
+        self._workers: WorkerRng | None = None
+
+    def before_train(self, runner: Any) -> None:
+        """Follow the random states of workers that outlive an epoch."""
+        loader = runner.train_dataloader
+        # IterBasedTrainLoop replays what its workers drew.
+        if getattr(loader, 'persistent_workers', False) and not is_iteration_based(
+            runner
+        ):
+            self._workers = WorkerRng(loader, (self._resumed or {}).get('workers'))
 
     def before_train_epoch(self, runner: Any) -> None:
         """Restore the random state after a resume, where the data stream is at."""
-        if self._resumed_rng is None:
+        if self._resumed is None:
             return
-        state, self._resumed_rng = self._resumed_rng, None
+        state, self._resumed = self._resumed, None
         if is_iteration_based(runner) and runner.iter:
             # The loop is about to skip what was trained on, which draws numbers.
             runner.train_loop.dataloader_iterator = _RestoreAfter(
@@ -59,16 +73,16 @@ class DistillerStateHook(Hook):
     ) -> None:
         """Gather the random states of all ranks where a checkpoint is due."""
         if _saves_after_iter(self, runner):
-            self._gather()
+            self._gather(runner)
 
     def after_train_epoch(self, runner: Any) -> None:
         """Gather the random states of all ranks."""
-        self._gather()
+        self._gather(runner)
 
     def before_val(self, runner: Any) -> None:
         """Remember the random state; the best checkpoint may be saved now."""
         self._before_validation = get_rng_state()
-        self._gather()
+        self._gather(runner)
 
     def after_val(self, runner: Any) -> None:
         """Go on as if nothing had been validated."""
@@ -80,9 +94,14 @@ class DistillerStateHook(Hook):
         """Add the distiller's state."""
         distiller = distiller_of(runner)
         state = {} if distiller is None else distiller.state_dict()
+        if get_world_size() == 1:
+            states = [self._state()]
+        else:
+            # Only one rank saves. What was gathered at another time is of no use.
+            iteration, states = self._gathered
+            states = states if iteration == runner.iter else []
         checkpoint[_KEY] = dict(
-            state_dict={k: v.detach().cpu() for k, v in state.items()},
-            rng=self._rng if self._rng is not None else [get_rng_state()],
+            state_dict={k: v.detach().cpu() for k, v in state.items()}, rng=states
         )
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
@@ -91,13 +110,12 @@ class DistillerStateHook(Hook):
             return
         entry = checkpoint.get(_KEY)
         distiller = distiller_of(runner)
-        if entry is None:
-            raise RuntimeError(
-                'the checkpoint to resume from holds no state of the distiller; '
-                "write it with default_hooks=dict(distiller_state=dict(type='mmkd."
-                "DistillerStateHook')), or start anew with load_from and resume=False"
-            )
         if distiller is not None:
+            if entry is None:
+                raise RuntimeError(
+                    'the checkpoint to resume from holds no state of the distiller; '
+                    + ADD_THE_HOOK
+                )
             try:
                 distiller.load_state_dict(entry['state_dict'])
             except RuntimeError as error:
@@ -105,17 +123,27 @@ class DistillerStateHook(Hook):
                     'the checkpoint to resume from was written with other losses or '
                     f'adapters: {error}'
                 ) from error
-        states = entry['rng']
-        if len(states) != get_world_size():
+            distiller.resume_check.is_restored = True
+        _reseed_data(runner, checkpoint)
+        states = [] if entry is None else entry['rng']
+        if len(states) == get_world_size():
+            self._resumed = states[get_rank()]
+        else:
             runner.logger.warning(
-                f'resuming {len(states)} ranks on {get_world_size()}: random numbers '
-                'will differ from those of the interrupted run'
+                f'the checkpoint holds random states of {len(states)} ranks but '
+                f'{get_world_size()} resume: random numbers will differ from those '
+                'of the interrupted run'
             )
-            return
-        self._resumed_rng = states[get_rank()]
 
-    def _gather(self) -> None:
-        self._rng = all_gather_object(get_rng_state())
+    def _gather(self, runner: Any) -> None:
+        if get_world_size() > 1:
+            self._gathered = runner.iter, all_gather_object(self._state())
+
+    def _state(self) -> dict:
+        state = dict(self._before_validation or get_rng_state())
+        if self._workers is not None:
+            state['workers'] = self._workers.states()
+        return state
 
 
 class _RestoreAfter:
@@ -134,6 +162,25 @@ class _RestoreAfter:
             set_rng_state(self._state)
         self._left -= 1
         return next(self._iterator)
+
+
+def _reseed_data(runner: Any, checkpoint: dict) -> None:
+    """Take the order of the data from the interrupted run.
+
+    A run without a seed draws one. Runner takes it from the checkpoint, but only
+    after the data loader was built with another.
+    """
+    randomness = runner._randomness_cfg
+    seed = checkpoint.get('meta', {}).get('seed')
+    if seed is None or seed == randomness.get('seed'):
+        return
+    per_rank = randomness.get('diff_rank_seed', False)
+    loop = runner.train_loop
+    loop.dataloader = runner.build_dataloader(
+        runner._train_dataloader, seed + get_rank() * per_rank, per_rank
+    )
+    if is_iteration_based(runner):
+        loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
 
 
 def _saves_after_iter(hook: Hook, runner: Any) -> bool:

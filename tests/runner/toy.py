@@ -10,6 +10,7 @@ import copy
 import functools
 import itertools
 import random
+import tempfile
 from pathlib import Path
 
 import mmengine.config.config as config_module
@@ -31,6 +32,7 @@ COLLECT_ENV = functools.lru_cache(runner_module.collect_env)
 SCANS = torch.from_numpy(load_digits().images * 15).to(torch.uint8)
 LABELS = load_digits().target
 _numbers = itertools.count()
+_folder = tempfile.TemporaryDirectory()
 
 HINT = dict(type='mmkd.FeatureImitationLoss', at='neck')
 CWD = dict(type='mmkd.ChannelWiseDivergenceLoss', at='head', teacher_at='head')
@@ -157,16 +159,28 @@ def student(**changes) -> dict:
     return dict(dict(type='ToyNet', data_preprocessor=preprocessor), **changes)
 
 
-def distilled(
-    losses: dict | None = None, teacher: dict | None = None, **changes
-) -> dict:
-    losses = dict(loss_hint=HINT) if losses is None else losses
-    network = teacher or student(width=12)
+@functools.cache
+def teacher_file(norm: str) -> str:
+    """Weights of a wider network, the same in every process."""
+    state = torch.get_rng_state()
+    torch.manual_seed(7)
+    path = Path(_folder.name) / f'{norm}.pth'
+    torch.save(ToyNet(width=12, norm=norm).state_dict(), path)
+    torch.set_rng_state(state)
+    return str(path)
+
+
+def distilled(losses: dict | None = None, **changes) -> dict:
+    """The student with a teacher; by default a hint, which trains an adapter."""
+    norm = changes.get('norm', 'BN')
     return dict(
         type='mmkd.Distill',
         student=student(**changes),
-        teacher=dict(config=dict(model=network), checkpoint=None, allow_random=True),
-        losses=losses,
+        teacher=dict(
+            config=dict(model=student(width=12, norm=norm)),
+            checkpoint=teacher_file(norm),
+        ),
+        losses=dict(loss_hint=HINT) if losses is None else losses,
     )
 
 
@@ -206,7 +220,7 @@ def config(model: dict, work_dir: Path, **changes) -> Config:
 
 def merge(cfg: Config, changes: dict) -> Config:
     """Change a config by dotted keys; a hook that is ``None`` is taken out."""
-    cfg.merge_from_dict(changes)
+    cfg.merge_from_dict(copy.deepcopy(changes))  # it pops `_delete_`
     for name in [name for name, hook in cfg.default_hooks.items() if hook is None]:
         del cfg.default_hooks[name]
     return cfg
@@ -215,9 +229,7 @@ def merge(cfg: Config, changes: dict) -> Config:
 def by_iteration(**changes) -> dict:
     """Changes that make a run of eight iterations, a checkpoint after every third."""
     return {
-        'train_cfg': dict(
-            by_epoch=False, max_iters=8, val_interval=2, max_epochs=None, _delete_=True
-        ),
+        'train_cfg': dict(by_epoch=False, max_iters=8, val_interval=2, _delete_=True),
         'train_dataloader.sampler.type': 'InfiniteSampler',
         'default_hooks.checkpoint.by_epoch': False,
         'default_hooks.checkpoint.interval': 3,

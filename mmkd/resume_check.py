@@ -1,0 +1,54 @@
+"""Notices a run that was resumed without what its losses had learnt."""
+
+from __future__ import annotations
+
+from mmengine.logging import MessageHub
+from torch import nn
+
+#: The remedy, for messages.
+ADD_THE_HOOK = (
+    "write it with default_hooks=dict(distiller_state=dict(type='mmkd."
+    "DistillerStateHook')) in the config, or start anew with load_from and "
+    'resume=False'
+)
+
+
+class ResumeCheck:
+    """Whether a distiller with weights of its own may go on in a resumed run.
+
+    Without ``mmkd.DistillerStateHook`` nobody tells the model that its run was
+    resumed. But a Runner counts iterations in its message hub, which is new when
+    it builds the model: a first training step that is not the first iteration
+    there comes from a resume. Where the model was built or is stepped outside of
+    that Runner nothing is concluded.
+
+    Attributes:
+        is_restored: Set by whoever restored the distiller's state.
+    """
+
+    def __init__(self) -> None:
+        hub = MessageHub.get_current_instance()
+        self._hub = None if 'iter' in hub.runtime_info else hub.instance_name
+        self.is_restored = False
+
+    def first_step(self, distiller: nn.Module) -> None:
+        """Check once, before the first training step.
+
+        Args:
+            distiller: What may have weights that were lost.
+
+        Raises:
+            RuntimeError: If they were lost.
+        """
+        if self._hub is None:
+            return
+        hub = MessageHub.get_current_instance()
+        iteration = hub.runtime_info.get('iter', 0)
+        if hub.instance_name == self._hub and iteration > 0:
+            if distiller.state_dict() and not self.is_restored:
+                raise RuntimeError(
+                    f'the run was resumed at iteration {iteration} without the state '
+                    'of the distiller (adapters, critics), which the checkpoint '
+                    'lacks or nobody restored; ' + ADD_THE_HOOK
+                )
+        self._hub = None
