@@ -14,11 +14,15 @@ from mmengine.config import Config
 
 from .checkpoint import TRUST_VARIABLE, fetch, load_file, load_from
 from .config_text import parse_config_text
+from .config_types import require_registered_types
 
 __all__ = ['install_checkpoint_loading']
 
-#: Set while stock code handles a config text that came out of a checkpoint.
-_stored_config = contextvars.ContextVar('stored_config', default=False)
+#: Set while stock code handles a config text that came out of a checkpoint: what
+#: checks the parsed config.
+_stored_config: contextvars.ContextVar[Callable[[Config], None] | None] = (
+    contextvars.ContextVar('stored_config', default=None)
+)
 
 
 def install_checkpoint_loading() -> None:
@@ -46,12 +50,13 @@ def install_checkpoint_loading() -> None:
     checkpoint.torch = _Torch()
     checkpoint.load_url = _load_url
     Config.fromstring = staticmethod(_fromstring(Config.fromstring))
-    for owner, name in (
-        (Runner, 'resume'),
-        (FlexibleRunner, 'resume'),
-        (BaseInferencer, '_init_model'),
+    for owner, name, check in (
+        (Runner, 'resume', _only_compared),
+        (FlexibleRunner, 'resume', _only_compared),
+        (BaseInferencer, '_init_model', _to_be_built),
     ):
-        setattr(owner, name, _handling_stored_config(getattr(owner, name)))
+        method = getattr(owner, name)
+        setattr(owner, name, _handling_stored_config(method, check))
 
 
 class _Torch(types.ModuleType):
@@ -84,26 +89,39 @@ def _trusting() -> bool:
     return os.environ.get(TRUST_VARIABLE) == '1'
 
 
+def _only_compared(cfg: Config) -> None:
+    """Resuming reads the number of GPUs and builds nothing."""
+
+
+def _to_be_built(cfg: Config) -> None:
+    require_registered_types(cfg.get('model'))
+
+
 def _fromstring(stock: Callable[[str, str], Config]) -> Callable[[str, str], Config]:
     @functools.wraps(stock)
     def fromstring(cfg_str: str, file_format: str) -> Config:
-        if not _stored_config.get() or _trusting():
+        check = _stored_config.get()
+        if check is None or _trusting():
             return stock(cfg_str, file_format)
         try:
-            return Config(parse_config_text(cfg_str))
+            cfg = Config(parse_config_text(cfg_str))
+            check(cfg)
         except ValueError as error:
             raise ValueError(
                 f'the config text in the checkpoint is not executed: {error}; if '
                 f'you trust its origin, set {TRUST_VARIABLE}=1'
             ) from None
+        return cfg
 
     return fromstring
 
 
-def _handling_stored_config(method: Callable) -> Callable:
+def _handling_stored_config(
+    method: Callable, check: Callable[[Config], None]
+) -> Callable:
     @functools.wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        token = _stored_config.set(True)
+        token = _stored_config.set(check)
         try:
             return method(*args, **kwargs)
         finally:

@@ -208,12 +208,16 @@ def test_inferencers_build_from_the_parsed_text(trained, tmp_path):
     assert torch.equal(model.line.weight, first.model.line.weight)
     target = tmp_path / 'ran'
 
-    def change(contents):
-        text = f'model = dict(type="Line")\nopen({str(target)!r}, "w")\n'
-        contents['message_hub']['runtime_info']['cfg'] = text
-
-    with pytest.raises(ValueError, match='line 2: a call of open'):
-        Inferencer()._init_model(ConfigDict(), rewritten(path, change))
+    texts = {
+        f'model = dict(type="Line")\nopen({str(target)!r}, "w")\n': 'a call of open',
+        f'model = dict(type="io.open", file={str(target)!r}, mode="w")': "'io.open'",
+    }
+    for text, reason in texts.items():
+        file = rewritten(
+            path, lambda c, t=text: c['message_hub']['runtime_info'].update(cfg=t)
+        )
+        with pytest.raises(ValueError, match=f'{reason}.*{TRUST_VARIABLE}=1'):
+            Inferencer()._init_model(ConfigDict(), file)
     assert not target.exists()
 
 
