@@ -168,14 +168,16 @@ class FeatureImitationLoss(DistillLoss):
 
 
 def adapter_between(pairs: list[tuple[Tensor, Tensor]]) -> Any:
-    """Adapter from the student's widths to the teacher's."""
-    return build_adapter(
+    """Adapter from the student's widths to the teacher's, beside the student."""
+    adapter = build_adapter(
         dict(
             in_channels=[_width(s) for s, _ in pairs],
             out_channels=[_width(t) for _, t in pairs],
             layer='conv' if pairs[0][0].dim() == 4 else 'linear',
         )
     )
+    # A student that is given as a network may be on a GPU, or in double precision.
+    return adapter.to(pairs[0][0])
 
 
 def _width(features: Tensor) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -65,6 +66,6 @@ def check_mask(mask: Tensor, features: Tensor) -> None:
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise ``ValueError`` unless the temperature is positive."""
-    if not temperature > 0:
-        raise ValueError(f'temperature must be > 0 but is {temperature}')
+    """Raise ``ValueError`` unless the temperature is positive and finite."""
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f'temperature must be finite and > 0 but is {temperature}')

@@ -65,7 +65,7 @@ class SoftTargetLoss(DistillLoss):
 
     Args:
         at: Tapped sub-module of the student that yields logits with the
-            classes on axis 1, such as ``'bbox_head'`` of a classifier.
+            classes on axis 1, such as ``'head.fc'`` of a classifier.
         temperature: Softmax temperature; must be > 0.
         loss_weight: Factor of the term.
         teacher_at: Tapped sub-module of the teacher; ``at`` if not given.

@@ -181,11 +181,11 @@ def test_rejects_what_does_not_fit():
         channel_wise_divergence(s, s, mask=torch.ones(2, 4, 4))
 
 
-@pytest.mark.parametrize('temperature', [0, -1.0, float('nan')])
+@pytest.mark.parametrize('temperature', [0, -1.0, float('nan'), float('inf')])
 def test_rejects_temperatures_that_are_not_positive(temperature):
-    with pytest.raises(ValueError, match='temperature must be > 0 but is'):
+    with pytest.raises(ValueError, match='temperature must be finite and > 0 but is'):
         channel_wise_divergence(*torch.zeros(2, 1, 1, 2, 2), temperature)
-    with pytest.raises(ValueError, match='temperature must be > 0 but is'):
+    with pytest.raises(ValueError, match='temperature must be finite and > 0 but is'):
         ChannelWiseDivergenceLoss(at='neck', temperature=temperature)
 
 

@@ -170,6 +170,16 @@ def test_adapters_are_made_from_the_widths_also_where_these_agree():
     assert loss(s, t).item() == pytest.approx(sum(terms) / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_adapters_are_made_where_the_student_is(dtype, device):
+    loss = FeatureImitationLoss(at='neck')
+    s = torch.randn(1, 4, 2, 2, dtype=dtype, device=device)
+    t = torch.randn(1, 8, 2, 2, dtype=dtype)
+    loss.prepare(s, t)
+    assert loss.adapter.convs[0].weight.dtype == dtype
+    assert loss(s, t.to(device)).device.type == device.type
+
+
 @pytest.mark.parametrize(('shape', 'wide'), [((2, 4), (2, 8)), ((2, 5, 4), (2, 5, 8))])
 def test_vectors_and_tokens_are_adapted_by_a_linear_layer(shape, wide):
     loss = FeatureImitationLoss(at='fc', norm='l1')

@@ -142,11 +142,11 @@ def test_rejects_what_does_not_fit():
         soft_target_loss(torch.zeros(3), torch.zeros(3))
 
 
-@pytest.mark.parametrize('temperature', [0, -1.0, float('nan')])
+@pytest.mark.parametrize('temperature', [0, -1.0, float('nan'), float('inf')])
 def test_rejects_temperatures_that_are_not_positive(temperature):
-    with pytest.raises(ValueError, match='temperature must be > 0 but is'):
+    with pytest.raises(ValueError, match='temperature must be finite and > 0 but is'):
         soft_target_loss(torch.zeros(1, 2), torch.zeros(1, 2), temperature)
-    with pytest.raises(ValueError, match='temperature must be > 0 but is'):
+    with pytest.raises(ValueError, match='temperature must be finite and > 0 but is'):
         SoftTargetLoss(at='fc', temperature=temperature)
 
 
