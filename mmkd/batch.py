@@ -57,7 +57,9 @@ class Batch:
         if not (isinstance(self.inputs, Tensor) and self.inputs.dim() == 4):
             return None
         full = tuple(self.inputs.shape[2:])
-        samples = self.data_samples if isinstance(self.data_samples, (list, tuple)) else ()
+        samples = (
+            self.data_samples if isinstance(self.data_samples, (list, tuple)) else ()
+        )
         shapes = [tuple(getattr(sample, 'img_shape', full))[:2] for sample in samples]
         is_padded = any(h < full[0] or w < full[1] for h, w in shapes)
         return shapes if is_padded else None

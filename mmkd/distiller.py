@@ -6,7 +6,7 @@ import copy
 import functools
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.dist import is_distributed
@@ -50,7 +50,8 @@ class Distiller(nn.Module):
                     'mmengine adds only those to the total'
                 )
         self.teacher = teacher
-        self.losses = nn.ModuleDict(losses)
+        # Any: torch types the items of a ModuleDict as plain modules.
+        self.losses: Any = nn.ModuleDict(losses)
         self.factors = dict.fromkeys(losses, 1.0)
         self.resume_check = ResumeCheck()
         self._taps: dict[str, dict[str, type[Tap]]] = dict(student={}, teacher={})
@@ -73,6 +74,9 @@ class Distiller(nn.Module):
             ):
                 self._taps[side][path] = tap_of(resolve(model, path))
         live = {name: loss for name, loss in self.losses.items() if loss.loss_weight}
+        for name in self.losses.keys() - live.keys():
+            # Off means off: the optimizer and gradient clipping see nothing of it.
+            self.losses[name].requires_grad_(False)
         if not live:
             return
         ours = dry_run(student, self._taps['student'])
@@ -83,7 +87,8 @@ class Distiller(nn.Module):
             s, t = ours.taps.get(loss.at), theirs.taps.get(loss.teacher_at)
             try:
                 loss.prepare(
-                    s.value if s else None, move(t.value, torch.device('cpu')) if t else None
+                    s.value if s else None,
+                    move(t.value, torch.device('cpu')) if t else None,
                 )
             except (ValueError, TypeError) as error:
                 reasons = [r for r in (ours.failure, theirs.failure) if r]
@@ -183,7 +188,14 @@ class Distiller(nn.Module):
         return f'teacher {self.teacher!r}; {"; ".join(terms) or "no losses"}'
 
 
-class Distill:
+# A mixin at run time, put before a student's class; a module to the type checker.
+if TYPE_CHECKING:
+    _Base = nn.Module
+else:
+    _Base = object
+
+
+class Distill(_Base):
     """Any mmengine model, distilled.
 
     Building it gives an instance of a subclass of *the student's own class*:
@@ -245,7 +257,7 @@ class Distill:
             distiller = Distiller(network, _build_losses(losses))
             distiller.prepare(self, self.tap_of)
         self.distiller = distiller
-        self._register_state_dict_hook(_drop_distiller)  # type: ignore[attr-defined]
+        self._register_state_dict_hook(_drop_distiller)
         name = distilled_from(type(self)).__name__
         print_log(f'mmkd: student {name}; {distiller.summary()}', logger='current')
 
@@ -255,11 +267,11 @@ class Distill:
 
     def loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The stock losses and those of the teacher."""
-        return self.distiller.step(self, super().loss, args, kwargs)  # type: ignore[misc]
+        return self.distiller.step(self, super().loss, args, kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The stock forward; models without a ``loss`` method train through it."""
-        run = super().forward  # type: ignore[misc]
+        run = super().forward
         if kwargs.get('mode') != 'loss' or hasattr(super(), 'loss'):
             return run(*args, **kwargs)
         del kwargs['mode']
@@ -271,10 +283,10 @@ class Distill:
         """The stock initialisation, which never sees the distiller."""
         # An `init_cfg` of the whole model would initialise the adapters, too, and
         # by drawing for them change what the student gets.
-        modules = self._modules  # type: ignore[attr-defined]
+        modules = self._modules
         distiller = modules.pop('distiller')
         try:
-            super().init_weights()  # type: ignore[misc]
+            super().init_weights()
         finally:
             modules['distiller'] = distiller
 
@@ -283,7 +295,7 @@ class Distill:
         # into the children, so a stock file is complete by then.
         own = self.distiller.state_dict()
         state_dict.update({f'{prefix}distiller.{k}': v for k, v in own.items()})
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
         # A class made at run time cannot be found by name.
@@ -295,7 +307,7 @@ MODELS.register_module(module=Distill)
 
 
 @functools.lru_cache(maxsize=None)
-def distilled_class(mixin: type, student: type) -> type:
+def distilled_class(mixin: Any, student: Any) -> type:
     """The class of a distilled student; one per pair, so that types compare equal.
 
     Args:
@@ -325,7 +337,7 @@ def _build_student(student: Any, data_preprocessor: Any) -> nn.Module:
     if isinstance(student, nn.Module):
         model = student
     elif isinstance(student, Mapping):
-        cfg = copy.deepcopy(student)
+        cfg: Any = copy.deepcopy(student)
         if data_preprocessor is not None and not cfg.get('data_preprocessor'):
             cfg['data_preprocessor'] = copy.deepcopy(data_preprocessor)
         model = ROOT_MODELS.build(cfg)

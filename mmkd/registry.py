@@ -9,8 +9,12 @@ MODELS = root.Registry(
     'model',
     parent=root.MODELS,
     scope='mmkd',
-    locations=['mmkd.distiller', 'mmkd.losses', 'mmkd.adapters', 'mmkd.det', 'mmkd.seg'],
+    locations=[
+        'mmkd.distiller',
+        'mmkd.losses',
+        'mmkd.adapters',
+        'mmkd.det',
+        'mmkd.seg',
+    ],
 )
-HOOKS = root.Registry(
-    'hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd.hooks']
-)
+HOOKS = root.Registry('hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd.hooks'])

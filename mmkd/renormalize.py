@@ -36,8 +36,9 @@ class Normalization:
         Returns:
             The identity where nothing is normalised.
         """
-        mean, std = getattr(preprocessor, 'mean', None), getattr(
-            preprocessor, 'std', None
+        mean, std = (
+            getattr(preprocessor, 'mean', None),
+            getattr(preprocessor, 'std', None),
         )
         if mean is None or std is None:
             mean, std = torch.zeros(1), torch.ones(1)
@@ -115,4 +116,6 @@ class Renormalizer:
 
     @staticmethod
     def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+        return torch.tensor(values, dtype=like.dtype, device=like.device).view(
+            1, -1, 1, 1
+        )

@@ -25,7 +25,8 @@ def get_rng_state() -> dict[str, Any]:
         >>> bool(torch.rand(1) == x)
         True
     """
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    legacy: Any = np.random.get_state()
+    name, keys, position, has_gauss, gauss = legacy
     return dict(
         python=random.getstate(),
         numpy=(name, keys.tolist(), position, has_gauss, gauss),
@@ -42,7 +43,9 @@ def set_rng_state(state: dict[str, Any]) -> None:
     version, internal, gauss = state['python']
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state['numpy']
-    np.random.set_state((name, np.asarray(keys, np.uint32), position, has_gauss, cached))
+    np.random.set_state(
+        (name, np.asarray(keys, np.uint32), position, has_gauss, cached)
+    )
     torch.set_rng_state(state['torch'].cpu())
     for device, cuda in enumerate(state['cuda'][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(cuda.cpu(), device)

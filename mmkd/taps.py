@@ -45,7 +45,8 @@ class Tap:
 
     def __init__(self, path: str, module: nn.Module) -> None:
         self.path = path
-        self.module = module
+        # Any: torch types the attributes of modules as tensors or modules.
+        self.module: Any = module
         self.methods = tuple(name for name in self.methods if hasattr(module, name))
         self.calls: dict[str, list[Call]] = {name: [] for name in self.methods}
 
@@ -112,7 +113,7 @@ def resolve(model: nn.Module, path: str) -> nn.Module:
         if name not in children:
             where = '.'.join(walked) or type(model).__name__
             close = difflib.get_close_matches(name, children, n=1)
-            hint = f"; did you mean {'.'.join([*walked, *close])!r}?" if close else '.'
+            hint = f'; did you mean {".".join([*walked, *close])!r}?' if close else '.'
             names = ', '.join(children) or 'no sub-modules'
             raise ValueError(
                 f'{path!r} is not a sub-module of {where}{hint} It has: {names}'

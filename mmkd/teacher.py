@@ -156,5 +156,7 @@ def _digest(model: nn.Module) -> str:
     sha = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         sha.update(name.encode())
-        sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        sha.update(
+            tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        )
     return sha.hexdigest()[:8]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,9 @@ def _local_path(checkpoint: str) -> Path:
         return fetch(checkpoint)
     path = Path(checkpoint).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"the teacher's checkpoint {checkpoint!r} does not exist")
+        raise FileNotFoundError(
+            f"the teacher's checkpoint {checkpoint!r} does not exist"
+        )
     return path
 
 
@@ -167,7 +170,9 @@ def _state_dict(contents: Any, path: Path) -> Mapping[str, Any]:
     if not isinstance(state, Mapping) or not state:
         raise ValueError(f'{path} holds no state_dict')
     if all(key.startswith('module.') for key in state):  # saved from inside DDP
-        stripped = type(state)((key[len('module.') :], v) for key, v in state.items())
+        stripped: Any = OrderedDict(
+            (key[len('module.') :], v) for key, v in state.items()
+        )
         if hasattr(state, '_metadata'):
             stripped._metadata = {
                 key[len('module.') :]: v for key, v in state._metadata.items()

@@ -63,10 +63,14 @@ def test_state_dict_is_the_stock_students_both_ways(model, stock):
     fresh = copy.deepcopy(stock)
     fresh.load_state_dict(model.state_dict(), strict=True)
     adapter = model.distiller.losses['loss_hint'].adapter.convs[0].weight.clone()
-    other = {k: torch.randn_like(v.float()).to(v) for k, v in stock.state_dict().items()}
+    other = {
+        k: torch.randn_like(v.float()).to(v) for k, v in stock.state_dict().items()
+    }
     model.load_state_dict(other, strict=True)
     assert all(torch.equal(v, other[k]) for k, v in model.state_dict().items())
-    assert torch.equal(model.distiller.losses['loss_hint'].adapter.convs[0].weight, adapter)
+    assert torch.equal(
+        model.distiller.losses['loss_hint'].adapter.convs[0].weight, adapter
+    )
 
 
 def test_strictness_is_kept(model, stock):
@@ -93,8 +97,9 @@ def test_prediction_is_the_stock_students_bit_for_bit(model, stock):
     with torch.no_grad():
         ours = model(**copy.deepcopy(batch), mode='predict')
         theirs = stock(**copy.deepcopy(batch), mode='predict')
-        tensors = model(batch['inputs'], mode='tensor'), stock(
-            batch['inputs'], mode='tensor'
+        tensors = (
+            model(batch['inputs'], mode='tensor'),
+            stock(batch['inputs'], mode='tensor'),
         )
     for a, b in zip(ours, theirs):
         assert torch.equal(a.pred_instances.scores, b.pred_instances.scores)
@@ -108,7 +113,9 @@ def test_prediction_is_the_stock_students_bit_for_bit(model, stock):
         (tiny_gfl, {}, detection_batch),
         (
             tiny_gfl,
-            dict(loss_hint=dict(HINT, loss_weight=0), loss_cwd=dict(CWD, loss_weight=0)),
+            dict(
+                loss_hint=dict(HINT, loss_weight=0), loss_cwd=dict(CWD, loss_weight=0)
+            ),
             detection_batch,
         ),
         (
@@ -343,7 +350,7 @@ def test_generic_model_without_a_loss_method():
         (
             dict(loss_a=dict(HINT, at='backbone.layer1', teacher_at='backbone.layer2')),
             ValueError,
-            r"maps of one size .* \(2, 8, 32, 32\) and \(2, 16, 16, 16\)",
+            r'maps of one size .* \(2, 8, 32, 32\) and \(2, 16, 16, 16\)',
         ),
     ],
 )

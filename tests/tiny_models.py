@@ -49,13 +49,17 @@ def tiny_gfl(width: int = 16, **model) -> Config:
 
 def tiny_pspnet(width: int = 16) -> Config:
     """Stock PSPNet on a narrow ResNet-18, with dropout and an auxiliary head."""
-    cfg = copy.deepcopy(zoo('mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'))
+    cfg = copy.deepcopy(
+        zoo('mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py')
+    )
     cfg.merge_from_dict(
         dict(
             model=dict(
                 data_preprocessor=dict(size=(64, 64)),
                 pretrained=None,
-                backbone=dict(base_channels=8, stem_channels=8, norm_cfg=dict(type='BN')),
+                backbone=dict(
+                    base_channels=8, stem_channels=8, norm_cfg=dict(type='BN')
+                ),
                 decode_head=dict(
                     in_channels=64,
                     channels=width,
@@ -136,6 +140,4 @@ def losses_of(model: torch.nn.Module, batch: dict, seed: int = 0) -> dict:
 def total(losses: dict) -> torch.Tensor:
     """What the optimizer minimises."""
     parts = [v if isinstance(v, torch.Tensor) else sum(v) for v in losses.values()]
-    return sum(
-        part.sum() for key, part in zip(losses, parts) if 'loss' in key
-    )
+    return sum(part.sum() for key, part in zip(losses, parts) if 'loss' in key)

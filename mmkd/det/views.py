@@ -121,4 +121,3 @@ def tap_of(module: nn.Module) -> type[Tap]:
 
 def _rows(maps: list[Tensor], width: int) -> Tensor:
     return torch.cat([m.permute(0, 2, 3, 1).reshape(-1, width) for m in maps])
-

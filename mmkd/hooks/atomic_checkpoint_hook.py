@@ -31,12 +31,15 @@ class AtomicCheckpointHook(CheckpointHook):
         2
     """
 
+    file_backend: Any  # set by the stock before_train
+
     def before_train(self, runner: Any) -> None:
         """Sweep up what an interrupted run left behind."""
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, LocalBackend):
-            for left_over in Path(self.out_dir).glob(f'.*{PART_SUFFIX}'):
-                left_over.unlink()
+            for folder in {Path(self.out_dir), Path(runner.work_dir)}:
+                for left_over in folder.glob(f'.*{PART_SUFFIX}'):
+                    left_over.unlink()
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
         with self._atomic(runner):
@@ -92,8 +95,10 @@ class AtomicCheckpointHook(CheckpointHook):
         ) -> None:
             if not is_main_process():
                 return
-            with replacing(Path(out_dir) / filename) as temporary:
+            path = Path(out_dir) / filename
+            with replacing(path) as temporary:
                 save(out_dir, temporary.name, *args, **kwargs)
+            #deferred.keep(str(path))
 
         self.file_backend, runner.save_checkpoint = deferred, save_atomically
         try:
@@ -113,6 +118,10 @@ class _DeferredRemovals:
 
     def remove(self, path: str) -> None:
         self._pending.append(path)
+
+    def keep(self, path: str) -> None:
+        """Forget the removal of a file that was replaced (a name without a number)."""
+        self._pending = [p for p in self._pending if Path(p) != Path(path)]
 
     def run(self) -> None:
         for path in self._pending:

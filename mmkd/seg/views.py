@@ -43,7 +43,7 @@ class DecodeHeadView(HeadView):
     @property
     def valid(self) -> Tensor:
         """Boolean mask of the labelled pixels, (N, H, W)."""
-        return self.labels != self.module.ignore_index
+        return self.labels.ne(self.module.ignore_index)
 
 
 def tap_of(module: nn.Module) -> type[Tap]:
