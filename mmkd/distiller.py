@@ -306,7 +306,7 @@ class Distill(_Base):
 MODELS.register_module(module=Distill)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def distilled_class(mixin: Any, student: Any) -> type:
     """The class of a distilled student; one per pair, so that types compare equal.
 

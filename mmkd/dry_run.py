@@ -119,7 +119,8 @@ def _missed(taps: Mapping[str, Tap]) -> str:
 
 
 def _samples(size: int) -> list[BaseDataElement]:
-    meta: dict[str, Any] = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), (size, size))
+    names = ('img_shape', 'ori_shape', 'pad_shape')
+    meta: dict[str, Any] = dict.fromkeys(names, (size, size))
     meta.update(batch_input_shape=(size, size), scale_factor=(1.0, 1.0))
     return [BaseDataElement(metainfo=dict(meta, img_id=i)) for i in range(2)]
 

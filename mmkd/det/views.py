@@ -45,8 +45,7 @@ class DenseHeadView(HeadView):
 
     @property
     def labels(self) -> Tensor:
-        """Class of every prior, (rows,), in the order of the rows; the number of
-        classes where it is background."""
+        """Class of every prior, (rows,); ``num_classes`` stands for background."""
         return self._target('labels')
 
     @property

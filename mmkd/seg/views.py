@@ -16,8 +16,7 @@ class DecodeHeadView(HeadView):
 
     @property
     def logits(self) -> list[Tensor]:
-        """Score maps before resizing, (N, C, H, W); several for heads that
-        supervise more than one."""
+        """Score maps before resizing, (N, C, H, W); some heads supervise several."""
         outputs = self.outputs
         return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
