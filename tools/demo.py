@@ -1,0 +1,51 @@
+#!/usr/bin/env python
+"""Train a teacher, a small student alone, and the same student distilled.
+
+    python tools/demo.py                  # one seed, a table and a picture
+    python tools/demo.py --seeds 0 1 2    # both students over three seeds
+
+What is done is kept in the work directory and not done again.
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+
+from rich.console import Console
+
+from mmkd.cli import one_sentence_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0])
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
+    parser.add_argument(
+        '--results',
+        type=Path,
+        help='folder for demo.jsonl and demo.md; the work directory if not given',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    warnings.filterwarnings('ignore')
+    console = Console()
+    with console.status('importing the libraries'):
+        from mmkd.demo.experiment import Demo
+        from mmkd.demo.progress import StageDisplay
+        from mmkd.demo.report import rich_table, write_report
+    with one_sentence_errors():
+        demo = Demo(args.work_dir)
+    results = demo.execute(args.seeds, StageDisplay(console))
+    write_report(results, args.results or args.work_dir)
+    picture = demo.draw(args.seeds[0])
+    console.print(rich_table(results))
+    console.print(f'picture: {picture}')
+
+
+if __name__ == '__main__':
+    main()
