@@ -98,7 +98,7 @@ class AtomicCheckpointHook(CheckpointHook):
             path = Path(out_dir) / filename
             with replacing(path) as temporary:
                 save(out_dir, temporary.name, *args, **kwargs)
-            #deferred.keep(str(path))
+            deferred.keep(str(path))
 
         self.file_backend, runner.save_checkpoint = deferred, save_atomically
         try:
