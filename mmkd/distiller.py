@@ -1,27 +1,20 @@
-"""A student with a teacher that is still an instance of the student's class."""
+"""The losses, what they train, and the teacher, in one training step."""
 
 from __future__ import annotations
 
-import copy
-import functools
-import types
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from mmengine.dist import is_distributed
-from mmengine.logging import print_log
-from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from .batch import Batch
 from .dry_run import dry_run
 from .losses.base import DistillLoss
-from .registry import MODELS
 from .resume_check import ResumeCheck
-from .rng import preserved_rng
 from .taps import Tap, record, resolve
-from .teacher import Teacher, build_teacher, move
+from .teacher import Teacher, move
 
 
 class Distiller(nn.Module):
@@ -188,183 +181,6 @@ class Distiller(nn.Module):
         return f'teacher {self.teacher!r}; {"; ".join(terms) or "no losses"}'
 
 
-# A mixin at run time, put before a student's class; a module to the type checker.
-if TYPE_CHECKING:
-    _Base = nn.Module
-else:
-    _Base = object
-
-
-class Distill(_Base):
-    """Any mmengine model, distilled.
-
-    Building it gives an instance of a subclass of *the student's own class*:
-    parameter names, checkpoint keys, ``isinstance``, stock hooks, test-time
-    augmentation and prediction are the stock model's. In training the losses of
-    the teacher are added to the stock ones.
-
-    ``state_dict()`` holds the student alone and loads strictly into the stock
-    model; a stock ``state_dict`` loads strictly into this one.
-    ``mmkd.DistillerStateHook`` stores what else is needed to resume.
-
-    Args:
-        student: Config of the stock model, or the model.
-        teacher: See :func:`mmkd.teacher.build_teacher`.
-        losses: Log name -> loss config. A dict, not a list: dicts merge across
-            ``_base_`` and ``--cfg-options``.
-        data_preprocessor: Used where the student's config has none (the Runner
-            passes a top-level ``data_preprocessor`` of the config here).
-
-    Attributes:
-        distiller: The :class:`Distiller`.
-
-    Raises:
-        ValueError: For whatever does not fit, when the model is built.
-        TypeError: For arguments of a wrong type.
-    """
-
-    distiller: Distiller
-
-    def __new__(
-        cls,
-        student: Mapping[str, Any] | nn.Module,
-        teacher: Any,
-        losses: Mapping[str, Any],
-        data_preprocessor: Any = None,
-    ) -> Distill:
-        model = _build_student(student, data_preprocessor)
-        model.__class__ = distilled_class(cls, type(model))
-        return model  # type: ignore[return-value]
-
-    def __init__(
-        self,
-        student: Mapping[str, Any] | nn.Module,
-        teacher: Any,
-        losses: Mapping[str, Any],
-        data_preprocessor: Any = None,
-    ) -> None:
-        # The stock __init__ has run in __new__. Whatever follows must not move the
-        # random state: training with weight 0 is stock training.
-        with preserved_rng():
-            if not isinstance(losses, Mapping):
-                raise TypeError(
-                    'losses must be a dict of log name -> loss config but is a '
-                    f'{type(losses).__name__}'
-                )
-            scope = student.get('_scope_') if isinstance(student, Mapping) else None
-            network = build_teacher(teacher, scope)
-            network.match_inputs(getattr(self, 'data_preprocessor', None))
-            distiller = Distiller(network, _build_losses(losses))
-            distiller.prepare(self, self.tap_of)
-        self.distiller = distiller
-        self._register_state_dict_hook(_drop_distiller)
-        name = distilled_from(type(self)).__name__
-        print_log(f'mmkd: student {name}; {distiller.summary()}', logger='current')
-
-    def tap_of(self, module: nn.Module) -> type[Tap]:
-        """How a module is tapped: its output; the leaves know more of heads."""
-        return Tap
-
-    def loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The stock losses and those of the teacher."""
-        return self.distiller.step(self, super().loss, args, kwargs)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The stock forward; models without a ``loss`` method train through it."""
-        run = super().forward
-        if kwargs.get('mode') != 'loss' or hasattr(super(), 'loss'):
-            return run(*args, **kwargs)
-        del kwargs['mode']
-        return self.distiller.step(
-            self, functools.partial(run, mode='loss'), args, kwargs
-        )
-
-    def init_weights(self) -> None:
-        """The stock initialisation, which never sees the distiller."""
-        # An `init_cfg` of the whole model would initialise the adapters, too, and
-        # by drawing for them change what the student gets.
-        modules = self._modules
-        distiller = modules.pop('distiller')
-        try:
-            super().init_weights()
-        finally:
-            modules['distiller'] = distiller
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        # Both torch's and mmengine's loaders come through here before they descend
-        # into the children, so a stock file is complete by then.
-        own = self.distiller.state_dict()
-        state_dict.update({f'{prefix}distiller.{k}': v for k, v in own.items()})
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple:
-        # A class made at run time cannot be found by name.
-        mixin, student = type(self).__bases__
-        return _empty, (mixin, student), self.__dict__.copy()
-
-
-MODELS.register_module(module=Distill)
-
-
-@functools.cache
-def distilled_class(mixin: Any, student: Any) -> type:
-    """The class of a distilled student; one per pair, so that types compare equal.
-
-    Args:
-        mixin: :class:`Distill` or a subclass of it.
-        student: Stock model class.
-
-    Returns:
-        A subclass of both.
-    """
-    name = f'{mixin.__name__}[{student.__name__}]'
-    made = types.new_class(name, (mixin, student))
-    made.__module__ = mixin.__module__
-    return made
-
-
-def distilled_from(model_class: type) -> type:
-    """The stock class of a distilled one."""
-    return model_class.__bases__[1]
-
-
-def _empty(mixin: type, student: type) -> Any:
-    made = distilled_class(mixin, student)
-    return object.__new__(made)
-
-
-def _build_student(student: Any, data_preprocessor: Any) -> nn.Module:
-    if isinstance(student, nn.Module):
-        model = student
-    elif isinstance(student, Mapping):
-        cfg: Any = copy.deepcopy(student)
-        if data_preprocessor is not None and not cfg.get('data_preprocessor'):
-            cfg['data_preprocessor'] = copy.deepcopy(data_preprocessor)
-        model = ROOT_MODELS.build(cfg)
-    else:
-        raise TypeError(
-            'student must be the config of a model or a model but is a '
-            f'{type(student).__name__}'
-        )
-    if isinstance(model, Distill):
-        raise ValueError('student must be a stock model but is a distilled one')
-    return model
-
-
-def _build_losses(losses: Mapping[str, Any]) -> dict[str, DistillLoss]:
-    built = {}
-    for name, cfg in losses.items():
-        if cfg is None:  # switched off by a config that inherits
-            continue
-        loss = MODELS.build(copy.deepcopy(cfg)) if isinstance(cfg, Mapping) else cfg
-        if not isinstance(loss, DistillLoss):
-            raise TypeError(
-                f'{name} must be a distillation loss but is a {type(loss).__name__}'
-            )
-        built[name] = loss
-    return built
-
-
 def _batch_of(args: tuple, kwargs: dict) -> Batch:
     values = [*args, *kwargs.values()]
     if not values:
@@ -388,14 +204,3 @@ def _silent(loss: nn.Module, student: nn.Module) -> torch.Tensor:
     if weights and is_distributed():
         return sum(p.float().sum() for p in weights) * 0  # type: ignore[return-value]
     return next(student.parameters()).new_zeros(())
-
-
-def _drop_distiller(
-    module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict
-) -> None:
-    # A plain function: EMA deep-copies the hooks with the model.
-    for key in [k for k in state_dict if k.startswith(f'{prefix}distiller.')]:
-        del state_dict[key]
-    metadata = getattr(state_dict, '_metadata', {})
-    for key in [k for k in metadata if k.startswith(f'{prefix}distiller')]:
-        del metadata[key]

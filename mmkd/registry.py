@@ -10,7 +10,7 @@ MODELS = root.Registry(
     parent=root.MODELS,
     scope='mmkd',
     locations=[
-        'mmkd.distiller',
+        'mmkd.distill',
         'mmkd.losses',
         'mmkd.adapters',
         'mmkd.det',

@@ -301,7 +301,7 @@ def test_self_distillation_without_an_adapter_is_zero(stock):
 def test_generic_model_without_a_loss_method():
     from mmengine.model import BaseModel
 
-    from mmkd.distiller import Distill
+    from mmkd.distill import Distill
 
     class Classifier(BaseModel):
         def __init__(self, width):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..distiller import Distill
+from ..distill import Distill
 from ..registry import MODELS
 from ..taps import Tap
 
@@ -13,7 +13,7 @@ __all__ = ['DistillDetector']
 
 @MODELS.register_module()
 class DistillDetector(Distill):
-    """A stock detector with a teacher; see :class:`mmkd.distiller.Distill`.
+    """A stock detector with a teacher; see :class:`mmkd.distill.Distill`.
 
     Tapping a dense head, such as ``at='bbox_head'``, yields a
     :class:`~mmkd.det.views.DenseHeadView`.

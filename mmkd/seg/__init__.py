@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..distiller import Distill
+from ..distill import Distill
 from ..registry import MODELS
 from ..taps import Tap
 
@@ -13,7 +13,7 @@ __all__ = ['DistillSegmentor']
 
 @MODELS.register_module()
 class DistillSegmentor(Distill):
-    """A stock segmentor with a teacher; see :class:`mmkd.distiller.Distill`.
+    """A stock segmentor with a teacher; see :class:`mmkd.distill.Distill`.
 
     Tapping a decode head, such as ``at='decode_head'``, yields a
     :class:`~mmkd.seg.views.DecodeHeadView`.
