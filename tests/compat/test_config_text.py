@@ -170,8 +170,6 @@ def test_keys_that_are_no_identifiers_survive_pretty_text():
 
 
 STOCK = [
-    'mmdet::atss/atss_r50_fpn_1x_coco.py',
-    'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
     'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py',
     'mmdet::objects365/retinanet_r50-syncbn_fpn_1350k_objects365v1.py',
     'mmdet::yolox/yolox_nano_8xb8-300e_coco.py',
