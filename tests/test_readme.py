@@ -39,14 +39,6 @@ def blocks(page: Path, *languages: str) -> list[str]:
     ]
 
 
-def all_blocks(*languages: str) -> list:
-    return [
-        pytest.param(block, id=f'{page_id(page)}-{number}')
-        for page in PAGES
-        for number, block in enumerate(blocks(page, *languages))
-    ]
-
-
 def commands() -> list[str]:
     """Every shell command of every page, environment variables stripped."""
     found = []
@@ -67,9 +59,26 @@ def make_targets() -> set[str]:
     return set(re.search(r'^\.PHONY: (.*)$', text, re.MULTILINE)[1].split())
 
 
+# One process for all tools: most of the time goes into importing torch.
+PRINT_HELP = """
+import runpy, sys
+for tool in sys.argv[1:]:
+    print('=====', tool)
+    sys.argv = [tool, '--help']
+    try:
+        runpy.run_path(tool, run_name='__main__')
+    except SystemExit as stop:
+        assert not stop.code
+"""
+
+
 @cache
-def help_of(tool: str) -> str:
-    return run_python(tool, '--help', cwd=ROOT)
+def helps() -> dict[str, str]:
+    """Help text of every tool that a page names."""
+    tools = sorted({shlex.split(c)[1] for c in commands() if c.startswith('python ')})
+    output = run_python('-c', PRINT_HELP, *tools, cwd=ROOT)
+    pages = output.split('===== ')[1:]
+    return dict(page.split('\n', 1) for page in pages)
 
 
 def run_python(*arguments: str, cwd: Path) -> str:
@@ -85,7 +94,7 @@ def run_python(*arguments: str, cwd: Path) -> str:
 
 
 def flags_of(tool: str) -> set[str]:
-    return set(re.findall(r'(?<![\w-])--?[a-zA-Z][\w-]*', help_of(tool)))
+    return set(re.findall(r'(?<![\w-])--?[a-zA-Z][\w-]*', helps()[tool]))
 
 
 def check_tool(tool: str, arguments: list[str]) -> None:
@@ -126,14 +135,26 @@ def test_options_named_in_the_text_exist():
     assert named <= flags_of('tools/train.py')
 
 
-@pytest.mark.parametrize('block', all_blocks('python'))
-def test_python_blocks_run(block, tmp_path):
-    if '_base_ =' in block:
-        check_config(block, tmp_path / 'config.py')
-    elif block.splitlines()[0] in PARSED_ONLY:
-        compile(block, 'block', 'exec')
-    else:  # a process of its own: a block may set a default scope
-        run_python('-c', block, cwd=tmp_path)
+RUN_BLOCKS = """
+import sys
+for number, block in enumerate(sys.argv[1:]):
+    exec(compile(block, f'block {number}', 'exec'), {'__name__': '__main__'})
+"""
+WITH_PYTHON = [page for page in PAGES if blocks(page, 'python')]
+
+
+@pytest.mark.parametrize('page', WITH_PYTHON, ids=page_id)
+def test_python_blocks_run(page, tmp_path):
+    runnable = []
+    for number, block in enumerate(blocks(page, 'python')):
+        if '_base_ =' in block:
+            check_config(block, tmp_path / f'config{number}.py')
+        elif block.splitlines()[0] in PARSED_ONLY:
+            compile(block, f'block {number}', 'exec')
+        else:
+            runnable.append(block)
+    # A process of its own: a block may set a default scope.
+    run_python('-c', RUN_BLOCKS, *runnable, cwd=tmp_path)
 
 
 def check_config(text: str, path: Path) -> None:
