@@ -17,6 +17,7 @@ from torch import nn
 
 from .compat.checkpoint import fetch, load_file
 from .compat.config_text import parse_config_text
+from .compat.config_types import require_registered_types
 from .config import load_config
 
 #: Keys that may be missing from, or left over in, a teacher's checkpoint without
@@ -66,6 +67,8 @@ def load_teacher(
         state = _state_dict(contents, path)
         if cfg is None:
             cfg = _stored_config(contents, path)
+            if not trust:
+                require_registered_types(cfg.get('model'))
     elif not options.get('allow_random', False):
         raise ValueError(
             'the teacher has no weights: name a file with '
