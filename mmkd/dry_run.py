@@ -94,7 +94,10 @@ def _run(
     inputs: torch.Tensor,
     forward: Callable[[torch.Tensor], Any],
 ) -> DryRun:
-    checkpointed = any(getattr(module, 'with_cp', False) for module in model.modules())
+    # A frozen network, the teacher, never checkpoints whatever its config says.
+    checkpointed = any(p.requires_grad for p in model.parameters()) and any(
+        getattr(module, 'with_cp', False) for module in model.modules()
+    )
     taps: dict[str, Tap] = {}
     failure = None
     # Checkpointing shows itself only where gradients are wanted.

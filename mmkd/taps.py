@@ -109,7 +109,8 @@ def resolve(model: nn.Module, path: str) -> nn.Module:
     module = model
     walked: list[str] = []
     for name in path.split('.'):
-        children = {k: v for k, v in module.named_children() if v is not None}
+        # Not named_children(): that gives a shared module under one name only.
+        children = {k: v for k, v in module._modules.items() if v is not None}
         if name not in children:
             where = '.'.join(walked) or type(model).__name__
             close = difflib.get_close_matches(name, children, n=1)

@@ -77,7 +77,9 @@ def load_teacher(
         )
     model = _build(cfg, scope)
     if state is not None:
-        load_strictly(model, state, options.get('allow_missing', ()), str(checkpoint))
+        allowed = options.get('allow_missing', ())
+        allowed = [allowed] if isinstance(allowed, str) else allowed
+        load_strictly(model, state, allowed, str(checkpoint))
     config = options.get('config')
     name = config if isinstance(config, (str, Path)) else getattr(cfg, 'filename', None)
     source = ', '.join(str(part) for part in (name, checkpoint) if part)
@@ -107,33 +109,41 @@ def load_strictly(
         Traceback (most recent call last):
         ValueError: weights of the checkpoint do not fit Linear; missing: weight
     """
-    try:
-        result = model.load_state_dict(state, strict=False)
-        shapes: list[str] = []
-    except RuntimeError as error:
-        shapes = re.findall(r'size mismatch for ([^\n]+)', str(error))
-        if not shapes:
-            raise
-        result = None
-    problems = []
-    if shapes:
-        problems.append('other shapes: ' + _listed(shapes))
-    if result is not None:
-        allowed = (*HARMLESS, *allow_missing)
-        missing = [k for k in result.missing_keys if not _matches(k, allowed)]
-        left_over = [k for k in result.unexpected_keys if _matches(k, HARMLESS)]
-        unexpected = [k for k in result.unexpected_keys if k not in left_over]
-        if missing:
-            problems.append('missing: ' + _listed(missing))
-        if unexpected:
-            problems.append('unexpected: ' + _listed(unexpected))
-        if left_over:
-            print_log(f'{source}: not used: {_listed(left_over)}', logger='current')
+    result, shapes = _load(model, state)
+    allowed = (*HARMLESS, *allow_missing, *shapes)
+    missing = [k for k in result.missing_keys if not _matches(k, allowed)]
+    left_over = [k for k in result.unexpected_keys if _matches(k, HARMLESS)]
+    unexpected = [k for k in result.unexpected_keys if k not in left_over]
+    if left_over:
+        print_log(f'{source}: not used: {_listed(left_over)}', logger='current')
+    problems = [
+        f'{kind}: {_listed(keys)}'
+        for kind, keys in (
+            ('other shapes', list(shapes.values())),
+            ('missing', missing),
+            ('unexpected', unexpected),
+        )
+        if keys
+    ]
     if problems:
         raise ValueError(
             f'weights of {source} do not fit {type(model).__name__}; '
             + '; '.join(problems)
         )
+
+
+def _load(model: nn.Module, state: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
+    """Load what fits; key -> torch's words for those of another shape."""
+    try:
+        return model.load_state_dict(state, strict=False), {}
+    except RuntimeError as error:
+        found = re.findall(r'size mismatch for (([^\s:]+): [^\n]+)', str(error))
+        if not found:
+            raise
+    # torch stops at them; what else is wrong is of interest, too.
+    shapes = {key: text for text, key in found}
+    rest = {key: value for key, value in state.items() if key not in shapes}
+    return model.load_state_dict(rest, strict=False), shapes
 
 
 def _as_options(teacher: str | Mapping[str, Any]) -> dict[str, Any]:

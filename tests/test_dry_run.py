@@ -190,3 +190,11 @@ def test_a_tap_on_the_output_of_checkpointed_blocks_is_none():
     assert shapes(seen.taps['backbone.layer2']) == [(2, 8, 16, 16)]
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.filterwarnings('ignore:torch.utils.checkpoint')
+def test_a_frozen_model_is_never_checkpointed():
+    # A teacher: with_cp comes from its training config and does nothing any more.
+    model = checkpointed_resnet(18).requires_grad_(False).eval()
+    seen = dry_run(model, {'backbone.layer2.0.conv2': Tap})
+    assert shapes(seen.taps['backbone.layer2.0.conv2']) == [(2, 8, 16, 16)]

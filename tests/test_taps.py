@@ -188,7 +188,6 @@ def test_a_replaced_forward_is_used_and_put_back(model):
     assert model.a.forward is replaced
 
 
-@pytest.mark.xfail(strict=True, reason='resolve() sees the first name only')
 def test_a_module_known_by_two_paths_is_recorded_under_both():
     shared = Doubling()
     model = nn.ModuleDict(dict(first=shared, second=shared))
