@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from argparse import ArgumentParser
@@ -10,26 +11,64 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .config import model_scope
+
+#: Errors whose message is meant for the user; of others the type is told, too.
+_FOR_USERS = (ValueError, TypeError, OSError, RuntimeError, KeyError, ImportError)
+
+
+class SetUp(Hook):
+    """Registered to a runner, tells when its set-up is over.
+
+    Attributes:
+        is_over: Whether the first batch is next: data, weights and hooks are ready.
+    """
+
+    # After whatever else prepares itself there.
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+    def _before_epoch(self, runner: Any, mode: str = 'train') -> None:
+        self.is_over = True
+
 
 @contextmanager
-def one_sentence_errors() -> Iterator[None]:
+def one_sentence_errors() -> Iterator[SetUp]:
     """Turn what a user can get wrong into one sentence and exit code 2.
 
-    Wrapped around building, never around training: an error in there is a bug
-    and keeps its traceback. ``MMKD_TRACEBACK=1`` shows it here, too.
+    It covers the block, or, where the block registers what this yields to a
+    runner, the block up to the first batch: an error in training is a bug and
+    keeps its traceback. ``MMKD_TRACEBACK=1`` shows it before that, too.
+
+    Yields:
+        The hook.
     """
+    set_up = SetUp()
     try:
-        yield
+        yield set_up
     except Exception as error:
-        if os.environ.get('MMKD_TRACEBACK'):
+        if set_up.is_over or os.environ.get('MMKD_TRACEBACK'):
             raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        kind = '' if isinstance(error, ValueError) else f' ({type(error).__name__})'
-        print(f'error{kind}: {text}', file=sys.stderr)
+        print(_sentence(error), file=sys.stderr)
         sys.exit(2)
+
+
+def _sentence(error: Exception) -> str:
+    text: Any = error
+    if isinstance(error, KeyError) and error.args:  # str() would quote it
+        text = error.args[0]
+    elif isinstance(error, OSError) and error.filename and error.strerror:
+        text = f'{error.strerror}: {error.filename}'
+    text = ' '.join(str(text).split())
+    if isinstance(error, _FOR_USERS):
+        return f'error: {text}'
+    return f'error ({type(error).__name__}; MMKD_TRACEBACK=1 tells where): {text}'
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -62,8 +101,16 @@ def build_runner(cfg: Config, local_rank: int = 0) -> Runner:
 
     Returns:
         The runner.
+
+    Raises:
+        ValueError: If the launcher that the config names did not start this.
     """
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    if cfg.get('launcher') == 'pytorch' and 'RANK' not in os.environ:
+        raise ValueError(
+            '--launcher pytorch needs torchrun: '
+            'torchrun --nproc_per_node=<GPUs> <tool> ... --launcher pytorch'
+        )
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -71,19 +118,39 @@ def use_tta(cfg: Config) -> Config:
     """Wrap the model of a config for test-time augmentation.
 
     Args:
-        cfg: A stock config with ``tta_model`` and ``tta_pipeline``; changed.
+        cfg: A stock config; changed. Detectors without ``tta_model`` and
+            ``tta_pipeline`` get both pictures, as they are and flipped.
 
     Returns:
         The same config.
 
     Raises:
-        ValueError: If the config has no such entries.
+        ValueError: If a config of another library has no such entries.
     """
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        raise ValueError('the config has no tta_model and tta_pipeline')
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset: Any = cfg.test_dataloader.dataset
     while 'dataset' in dataset:  # RepeatDataset and its kind
         dataset = dataset.dataset
+    if model_scope(cfg) == 'mmdet':
+        cfg.setdefault('tta_model', _detection_tta_model())
+        cfg.setdefault('tta_pipeline', _with_flips(dataset.pipeline))
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise ValueError(
+            '--tta needs tta_model and tta_pipeline, which the config lacks'
+        )
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
     return cfg
+
+
+def _detection_tta_model() -> dict[str, Any]:
+    nms = dict(type='nms', iou_threshold=0.5)
+    return dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
+
+
+def _with_flips(pipeline: list) -> list:
+    """A test pipeline that yields each picture twice, the second one flipped."""
+    *steps, pack = copy.deepcopy(pipeline)
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+    pack['meta_keys'] = (*pack.get('meta_keys', keys), 'flip', 'flip_direction')
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
+    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
 
 #: Model types of this project that hold a stock student under `student`.
@@ -35,6 +37,7 @@ def load_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
 
     Raises:
         FileNotFoundError: If there is no such config.
+        ModuleNotFoundError: If the library of a zoo name is not installed.
         ValueError: If the library of a zoo name is unknown.
     """
     if isinstance(config, Config):
@@ -46,12 +49,25 @@ def load_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
         if not Path(name).is_file():
             raise FileNotFoundError(f'config {name!r} does not exist')
         return Config.fromfile(name)
+    return _zoo_config(name)
+
+
+def _zoo_config(name: str) -> Config:
+    package, _, path = name.partition('::')
+    if package not in MODULE2PACKAGE:
+        raise ValueError(
+            f'{name!r}: the library is not known to mmengine; '
+            f'known are {sorted(MODULE2PACKAGE)}'
+        )
+    # mmengine would download and install it.
+    if importlib.util.find_spec(package) is None:
+        raise ModuleNotFoundError(f'{name!r}: {package} is not installed', name=package)
     try:
+        if '/' not in path:  # mmengine takes it for no name at all
+            raise FileNotFoundError(path)
         return get_config(name, pretrained=True)
-    except AssertionError as error:
-        if 'Weights' in str(error):  # in the metafile, but without weights
-            return get_config(name)
-        raise ValueError(f'{name!r}: the library is not known to mmengine') from error
+    except AssertionError:  # in the metafile, but without weights
+        return get_config(name)
     except FileNotFoundError as error:
         raise FileNotFoundError(f'{name!r} is not among the shipped configs') from error
 
@@ -69,15 +85,27 @@ def method_losses(method: str, scope: str) -> dict[str, Any]:
     Raises:
         ValueError: If there is no such preset, or none for this library.
     """
-    folder = config_root() / '_methods_'
-    path = folder / f'{method}.py'
-    names = sorted(file.stem for file in folder.glob('*.py'))
+    names = method_names()
     if method not in names:
         raise ValueError(f'method must be one of {names} but is {method!r}')
-    preset = Config.fromfile(path)
+    preset = Config.fromfile(_methods_folder() / f'{method}.py')
     if scope not in preset:
         raise ValueError(f'method {method!r} has no preset for {scope} models')
     return preset[scope].to_dict()
+
+
+def method_names() -> list[str]:
+    """Names of the presets that ``--method`` takes.
+
+    Example:
+        >>> 'hint' in method_names()
+        True
+    """
+    return sorted(file.stem for file in _methods_folder().glob('*.py'))
+
+
+def _methods_folder() -> Path:
+    return config_root() / '_methods_'
 
 
 def config_root() -> Path:
@@ -109,52 +137,44 @@ def distill_config(cfg: Config, teacher: Any, losses: Mapping[str, Any]) -> Conf
         teacher=teacher,
         losses=dict(losses),
     )
+    _add_import(cfg)
     return cfg
+
+
+def teacher_options(teacher: Any) -> dict[str, Any]:
+    """The long form of a ``teacher`` entry.
+
+    Args:
+        teacher: A name or path, or the long form.
+
+    Returns:
+        ``dict(config=...)`` or ``dict(checkpoint=...)`` for a string.
+
+    Example:
+        >>> teacher_options('mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py')
+        {'config': 'mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py'}
+    """
+    if not isinstance(teacher, str):
+        return dict(teacher)
+    key = 'checkpoint' if teacher.endswith(('.pth', '.pt')) else 'config'
+    return {key: teacher}
 
 
 def add_default_hooks(cfg: Config) -> Config:
     """Add exact resume and atomic checkpoints to ``default_hooks``.
 
-    Types that a config chose itself are kept, but for the stock checkpoint hook.
+    Types that a config chose itself are kept, but for the stock checkpoint hook;
+    so is ``None``, by which a config switches a hook off.
     """
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     for name, hook in DEFAULT_HOOKS.items():
-        entry = hooks.get(name) or ConfigDict()
-        if entry.get('type', 'CheckpointHook') == 'CheckpointHook':
+        entry = hooks.get(name, ConfigDict())
+        if entry is None:
+            if name == 'distiller_state':  # Runner takes None for stock names only
+                del hooks[name]
+        elif entry.get('type', 'CheckpointHook') == 'CheckpointHook':
             hooks[name] = ConfigDict({**entry, **hook})
     return cfg
-
-
-def use_data_root(cfg: Config, root: str | None) -> Config:
-    """Look for the data sets below another folder than ``data/``.
-
-    Args:
-        cfg: Config; changed in place.
-        root: Folder that holds what configs name ``data/...``; the environment
-            variable ``MMKD_DATA`` in the tools. ``None`` changes nothing.
-
-    Returns:
-        The same config.
-
-    Example:
-        >>> cfg = Config(dict(data_root='data/bccd/', model=dict()))
-        >>> use_data_root(cfg, '/big/disk').data_root
-        '/big/disk/bccd/'
-    """
-    if root:
-        for key in list(cfg):
-            cfg[key] = _moved(cfg[key], root)
-    return cfg
-
-
-def _moved(value: Any, root: str) -> Any:
-    if isinstance(value, str) and value.startswith('data/'):
-        return str(Path(root) / value[len('data/') :]) + '/' * value.endswith('/')
-    if isinstance(value, Mapping):
-        return {key: _moved(item, root) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_moved(item, root) for item in value)
-    return value
 
 
 def is_distilled(cfg: Config) -> bool:
@@ -179,7 +199,8 @@ def student_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
             returned as it is.
 
     Returns:
-        A config that names nothing of mmkd.
+        A config that names nothing of mmkd, unless the student itself is made of
+        modules of mmkd.
 
     Example:
         >>> cfg = Config(dict(model=dict(
@@ -194,7 +215,6 @@ def student_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
         cfg.model = cfg.model.student
         if preprocessor and not cfg.model.get('data_preprocessor'):
             cfg.model.data_preprocessor = preprocessor
-    _drop_imports(cfg)
     hooks = cfg.get('default_hooks', {})
     for name, hook in list(hooks.items()):
         if name == 'checkpoint' and _is_ours(hook):
@@ -203,6 +223,28 @@ def student_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
             del hooks[name]
     if cfg.get('custom_hooks'):
         cfg.custom_hooks = [hook for hook in cfg.custom_hooks if not _is_ours(hook)]
+    if not _names_ours(cfg.to_dict()):
+        _drop_import(cfg)
+    return cfg
+
+
+def without_run(cfg: Config) -> Config:
+    """Forget what belongs to one run on one machine, for a config that is handed on.
+
+    Args:
+        cfg: Config; changed in place.
+
+    Returns:
+        The same config.
+
+    Example:
+        >>> without_run(Config(dict(model={}, work_dir='/home/me', resume=True)))
+        Config (path: None): {'model': {}, 'resume': False}
+    """
+    neutral = dict(load_from=None, resume=False, launcher='none')
+    for key in neutral.keys() & cfg.keys():
+        cfg[key] = neutral[key]
+    cfg.pop('work_dir', None)
     return cfg
 
 
@@ -210,14 +252,29 @@ def _is_ours(entry: Any) -> bool:
     return isinstance(entry, Mapping) and str(entry.get('type', '')).startswith('mmkd.')
 
 
-def _drop_imports(cfg: Config) -> None:
-    imports = cfg.get('custom_imports')
-    if not imports:
-        return
-    modules = imports.get('imports') or []
-    modules = [modules] if isinstance(modules, str) else list(modules)
+def _names_ours(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return _is_ours(value) or any(map(_names_ours, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_names_ours, value))
+
+
+def _imports(cfg: Config) -> list[str]:
+    modules = (cfg.get('custom_imports') or {}).get('imports') or []
+    return [modules] if isinstance(modules, str) else list(modules)
+
+
+def _add_import(cfg: Config) -> None:
+    # What the Runner writes into the work directory is for stock tools, too.
+    modules = _imports(cfg)
+    if 'mmkd' not in modules:
+        imports = cfg.setdefault('custom_imports', ConfigDict())
+        imports['imports'] = [*modules, 'mmkd']
+
+
+def _drop_import(cfg: Config) -> None:
+    modules = _imports(cfg)
     kept = [m for m in modules if m != 'mmkd' and not m.startswith('mmkd.')]
     if kept:
         cfg.custom_imports['imports'] = kept
-    else:
-        del cfg['custom_imports']
+    elif modules:
+        cfg.pop('custom_imports')

@@ -12,8 +12,9 @@ from mmengine.config import Config
 
 from .compat.checkpoint import load_file
 from .compat.config_text import parse_config_text
-from .config import load_config, student_config
+from .config import load_config, student_config, without_run
 from .fileio import replacing
+from .teacher_loading import load_teacher
 
 
 def export_student(
@@ -42,18 +43,23 @@ def export_student(
         Weights file, config file.
 
     Raises:
-        ValueError: If there is nothing to export, or ``raw`` without averaging.
+        ValueError: If there is nothing to export, ``raw`` without averaging, or
+            weights that do not fit ``config``.
         FileNotFoundError: If a file does not exist.
     """
-    source = Path(checkpoint)
+    source = Path(checkpoint).expanduser()
+    target = Path(out) if out else source.with_name(f'{source.stem}_student.pth')
+    target = target.expanduser()
+    config_path = target.with_suffix('.py')
+    _check_targets(target, config_path, source, config)
     contents = load_file(source, map_location='cpu', trust=trust)
     if not isinstance(contents, Mapping) or 'state_dict' not in contents:
         raise ValueError(f'{source} holds no state_dict')
-    cfg = student_config(_config_of(contents, source, config))
-    target = Path(out) if out else source.with_name(f'{source.stem}_student.pth')
-    if target.resolve() == source.resolve():
-        raise ValueError(f'out must not be the checkpoint itself: {source}')
-    meta = dict(contents.get('meta') or {})
+    cfg = without_run(student_config(_config_of(contents, source, config)))
+    state = _weights(contents, raw)
+    if config is not None:  # nothing else says that the two belong together
+        load_teacher(dict(config=cfg, checkpoint=str(source), trust=trust), None)
+    meta = contents.get('meta') or {}
     exported = dict(
         meta=dict(
             cfg=cfg.pretty_text,
@@ -61,15 +67,25 @@ def export_student(
             iter=meta.get('iter'),
             dataset_meta=_plain(meta.get('dataset_meta', {})),
         ),
-        state_dict=_weights(contents, raw),
+        state_dict=state,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as temporary:
         torch.save(exported, temporary)
-    config_path = target.with_suffix('.py')
     with replacing(config_path) as temporary:
-        temporary.write_text(cfg.pretty_text)
+        temporary.write_text(exported['meta']['cfg'])
     return target, config_path
+
+
+def _check_targets(target: Path, config_path: Path, source: Path, config: Any) -> None:
+    if target.suffix not in ('.pth', '.pt'):
+        raise ValueError(
+            f'out must end with .pth, beside it goes a .py, but is {target}'
+        )
+    if target.resolve() == source.resolve():
+        raise ValueError(f'out must not be the checkpoint itself: {source}')
+    if config is not None and config_path.resolve() == Path(config).resolve():
+        raise ValueError(f'out would overwrite the config of the run: {config_path}')
 
 
 def _config_of(contents: Mapping[str, Any], source: Path, config: Any) -> Config:
@@ -82,19 +98,27 @@ def _config_of(contents: Mapping[str, Any], source: Path, config: Any) -> Config
 
 
 def _weights(contents: Mapping[str, Any], raw: bool) -> OrderedDict:
-    state = contents['state_dict']
+    state, prefix = contents['state_dict'], ''
+    # Modules migrate old files by these; without them a new file passes for old.
+    versions = getattr(state, '_metadata', {})
     if raw:
         if 'ema_state_dict' not in contents:
-            raise ValueError('--raw needs a checkpoint of EMAHook: nothing was averaged')
+            raise ValueError(
+                '--raw needs a checkpoint of EMAHook: nothing was averaged'
+            )
         # AveragedModel counts its steps beside the model.
-        state = {
-            key[len('module.') :]: value
-            for key, value in contents['ema_state_dict'].items()
-            if key.startswith('module.')
-        }
-    return OrderedDict(
-        (key, value) for key, value in state.items() if not key.startswith('distiller.')
+        state, prefix = contents['ema_state_dict'], 'module.'
+    weights = OrderedDict(
+        (key[len(prefix) :], value)
+        for key, value in state.items()
+        if key.startswith(prefix) and not key.startswith(f'{prefix}distiller.')
     )
+    weights._metadata = OrderedDict(  # type: ignore[attr-defined]
+        (key, value)
+        for key, value in versions.items()
+        if not f'{key}.'.startswith('distiller.')
+    )
+    return weights
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""From the arguments of ``tools/train.py`` to a config that the Runner takes."""
+"""From the arguments of the tools to a config that the Runner takes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import is_main_process
+from mmengine.runner import find_latest_checkpoint
 
 from .config import (
     add_default_hooks,
@@ -17,11 +20,10 @@ from .config import (
     method_losses,
     model_scope,
     student_config,
-    use_data_root,
+    without_run,
 )
-
-#: Keys of a distilled model; other `model.*` overrides mean the stock student.
-_WRAPPER_KEYS = ('model.losses.', 'model.teacher', 'model.student.')
+from .fileio import replacing
+from .overrides import merge_options, use_data_root
 
 
 def train_config(
@@ -39,8 +41,9 @@ def train_config(
         teacher: Given to a stock config, or in place of the config's own.
         method: Preset of losses, see ``configs/_methods_``.
         distill: Whether the teacher is used; without it the run is the plain
-            baseline of the same config.
-        options: Overrides by dotted key, ``--cfg-options``.
+            baseline of what the other arguments describe.
+        options: Overrides by dotted key, see
+            :func:`mmkd.overrides.merge_options`.
         work_dir: Where the run is kept; ``work_dirs/<name>`` if not given.
 
     Returns:
@@ -50,24 +53,46 @@ def train_config(
         ValueError: If the arguments contradict each other.
         FileNotFoundError: If there is no such config.
     """
-    cfg = load_config(config)
-    options = dict(options or {})
+    cfg = _model_config(config)
     name = Path(default_work_dir(config)).name
-    if distill and (teacher or method):
-        if not is_distilled(cfg):
-            # The user thinks of the config that was named, which is the stock one.
-            early = {k: v for k, v in options.items() if not k.startswith(_WRAPPER_KEYS)}
-            cfg.merge_from_dict(early)
-            options = {k: v for k, v in options.items() if k not in early}
+    if teacher or method:
+        if distill and not is_distilled(cfg):
             name = f'{name}_{method}'
         cfg = _with_teacher(cfg, teacher, method)
-    cfg.merge_from_dict(options)
+    merge_options(cfg, options or {})
     if not distill:
         cfg = student_config(cfg)
         name = f'{name}_no-distill'
     add_default_hooks(cfg)
     use_data_root(cfg, os.environ.get('MMKD_DATA'))
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / name)
+    return cfg
+
+
+def evaluation_config(
+    config: str,
+    checkpoint: str,
+    options: Mapping[str, Any] | None = None,
+    work_dir: str | None = None,
+) -> Config:
+    """The config of an evaluation; of a distillation config the student's alone.
+
+    Args:
+        config: Path or zoo name of a stock or a distillation config.
+        checkpoint: File or URL.
+        options: Overrides by dotted key, as for :func:`train_config`.
+        work_dir: Where logs go; ``work_dirs/<name>`` if not given.
+
+    Returns:
+        A stock config.
+
+    Raises:
+        FileNotFoundError: If there is no such config or checkpoint.
+    """
+    cfg = student_config(merge_options(_model_config(config), options or {}))
+    use_data_root(cfg, os.environ.get('MMKD_DATA'))
+    cfg.work_dir = work_dir or cfg.get('work_dir') or default_work_dir(config)
+    cfg.load_from, cfg.resume = _existing(checkpoint), False
     return cfg
 
 
@@ -79,6 +104,111 @@ def default_work_dir(config: str) -> str:
         'work_dirs/gfl_r50_fpn_1x_coco'
     """
     return str(Path('work_dirs') / Path(config.partition('::')[2] or config).stem)
+
+
+def resume_from(cfg: Config, checkpoint: str) -> Config:
+    """Let a run continue an interrupted one.
+
+    Args:
+        cfg: Config of the run; changed.
+        checkpoint: File, or ``'auto'`` for the newest of the work directory; where
+            that has none yet the run starts from the beginning.
+
+    Returns:
+        The same config.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+    """
+    if checkpoint == 'auto':
+        found = find_latest_checkpoint(cfg.work_dir)
+        if found is None:  # then what the config starts from still counts
+            return cfg
+        checkpoint = found
+    cfg.load_from, cfg.resume = _existing(checkpoint), True
+    return cfg
+
+
+def use_amp(cfg: Config) -> Config:
+    """Train in mixed precision.
+
+    Args:
+        cfg: Config of the run; changed.
+
+    Returns:
+        The same config.
+
+    Raises:
+        ValueError: If the optimizer wrapper or this machine cannot.
+    """
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(
+            f'--amp needs an optim_wrapper of type OptimWrapper, not {kind}'
+        )
+    if get_device() in ('cpu', 'mps'):
+        raise ValueError(f'--amp needs a GPU, which this machine lacks: {get_device()}')
+    wrapper.type = 'AmpOptimWrapper'
+    wrapper.setdefault('loss_scale', 'dynamic')
+    return cfg
+
+
+def use_auto_scale_lr(cfg: Config) -> Config:
+    """Scale the learning rate with the batch size over all GPUs.
+
+    Args:
+        cfg: Config of the run; changed.
+
+    Returns:
+        The same config.
+
+    Raises:
+        ValueError: If the config does not say what its rate is meant for.
+    """
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise ValueError(
+            '--auto-scale-lr needs auto_scale_lr.base_batch_size, which is not set'
+        )
+    cfg.auto_scale_lr.enable = True
+    return cfg
+
+
+def write_student_config(cfg: Config) -> Path:
+    """Write ``student_config.py`` into the work directory.
+
+    It is what stock tools use on the checkpoints of the run.
+
+    Args:
+        cfg: Config of the run.
+
+    Returns:
+        The file.
+    """
+    path = Path(cfg.work_dir) / 'student_config.py'
+    if is_main_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(without_run(student_config(cfg)).pretty_text)
+    return path
+
+
+def _model_config(config: str) -> Config:
+    cfg = load_config(config)
+    if 'model' not in cfg:
+        raise ValueError(f'config {config!r} has no model')
+    # The zoo's weights are not those of the run, which is a config of its own.
+    cfg.pop('model_path', None)
+    return cfg
+
+
+def _existing(checkpoint: str) -> str:
+    if '://' in checkpoint:
+        return checkpoint
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'checkpoint {checkpoint!r} does not exist')
+    return str(path)
 
 
 def _with_teacher(cfg: Config, teacher: Any, method: str | None) -> Config:
@@ -94,20 +224,3 @@ def _with_teacher(cfg: Config, teacher: Any, method: str | None) -> Config:
     if losses is None:
         raise ValueError('--teacher needs --method: the config names no losses')
     return distill_config(cfg, teacher, losses)
-
-
-def write_student_config(cfg: Config) -> Path:
-    """Write ``student_config.py`` into the work directory.
-
-    It is what stock tools use on the checkpoints of the run.
-
-    Args:
-        cfg: Config of the run.
-
-    Returns:
-        The file.
-    """
-    path = Path(cfg.work_dir) / 'student_config.py'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    student_config(cfg).dump(path)
-    return path

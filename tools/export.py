@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Write the student of a checkpoint alone, with its stock config beside it.
 
-    python tools/export.py work_dirs/hint_gfl_r50_gfl_r101_1x_coco/epoch_12.pth
+python tools/export.py work_dirs/hint_gfl_r50_gfl_r101_1x_coco/epoch_12.pth
 """
 
 import argparse
@@ -15,7 +15,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('checkpoint', help='checkpoint of a run')
-    parser.add_argument('--out', help='file to write; <checkpoint>_student.pth by default')
+    parser.add_argument(
+        '--out', help='file to write; <checkpoint>_student.pth by default'
+    )
     parser.add_argument(
         '--config', help='config of the run, where the checkpoint holds none'
     )

@@ -9,7 +9,14 @@
 import argparse
 
 from mmkd.cli import add_common_arguments, build_runner, one_sentence_errors
-from mmkd.training import train_config, write_student_config
+from mmkd.config import method_names
+from mmkd.training import (
+    resume_from,
+    train_config,
+    use_amp,
+    use_auto_scale_lr,
+    write_student_config,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -17,8 +24,12 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='path, or mmdet::... / mmseg::... / mmkd::...')
-    parser.add_argument('--teacher', help='zoo name, config or checkpoint of the teacher')
-    parser.add_argument('--method', help='preset of losses: hint, cwd')
+    parser.add_argument(
+        '--teacher', help='zoo name, config or checkpoint of the teacher'
+    )
+    parser.add_argument(
+        '--method', help=f'preset of losses: {", ".join(method_names())}'
+    )
     parser.add_argument(
         '--no-distill', action='store_true', help="the same config's plain baseline"
     )
@@ -41,7 +52,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors():
+    with one_sentence_errors() as set_up:
         cfg = train_config(
             args.config,
             args.teacher,
@@ -52,20 +63,17 @@ def main() -> None:
         )
         cfg.launcher = args.launcher
         if args.amp:
-            cfg.optim_wrapper.type = 'AmpOptimWrapper'
-            cfg.optim_wrapper.loss_scale = 'dynamic'
+            use_amp(cfg)
         if args.auto_scale_lr:
-            if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-                raise ValueError('the config has no auto_scale_lr.base_batch_size')
-            cfg.auto_scale_lr.enable = True
+            use_auto_scale_lr(cfg)
         if args.seed is not None:
             cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
         if args.resume:
-            cfg.resume = True
-            cfg.load_from = None if args.resume == 'auto' else args.resume
+            resume_from(cfg, args.resume)
         runner = build_runner(cfg, args.local_rank)
         write_student_config(cfg)
-    runner.train()
+        runner.register_hook(set_up)
+        runner.train()
 
 
 if __name__ == '__main__':

@@ -1,0 +1,96 @@
+"""Overrides of a config: from the command line, and where the data lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from .config import is_distilled, teacher_options
+
+#: Keys under `model` that a distilled model has itself; others are the student's.
+_OWN_KEYS = {'type', 'student', 'teacher', 'losses', '_delete_', '_scope_'}
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any]) -> Config:
+    """Apply overrides by dotted key, ``--cfg-options``.
+
+    In a distillation config ``model.backbone...`` and whatever else the stock
+    config calls ``model.<key>`` reaches the student, ``model.teacher.<key>`` also
+    a teacher that is given as a name, and ``data_root`` every path below it.
+
+    Args:
+        cfg: Config; changed in place.
+        options: Dotted key -> value.
+
+    Returns:
+        The same config.
+
+    Example:
+        >>> cfg = Config(dict(model=dict(type='mmkd.Distill', losses={},
+        ...     student=dict(depth=50), teacher='a.py')))
+        >>> merge_options(cfg, {'model.depth': 18, 'model.teacher.device': 'cpu'}).model
+        ... # doctest: +NORMALIZE_WHITESPACE
+        {'type': 'mmkd.Distill', 'losses': {}, 'student': {'depth': 18},
+         'teacher': {'config': 'a.py', 'device': 'cpu'}}
+    """
+    options = dict(options)
+    if is_distilled(cfg):
+        options = {_students(cfg, key): value for key, value in options.items()}
+        teacher = cfg.model.get('teacher')
+        if any(key.startswith('model.teacher.') for key in options):
+            cfg.model.teacher = teacher_options(teacher)
+    root, old = options.get('data_root'), cfg.get('data_root')
+    if root and old:
+        # Stock configs copy it into every data set and evaluator while they are read.
+        _move_all(cfg, old, root)
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def use_data_root(cfg: Config, root: str | None) -> Config:
+    """Look for the data sets below another folder than ``data/``.
+
+    Args:
+        cfg: Config; changed in place.
+        root: Folder that holds what configs name ``data/...``; the environment
+            variable ``MMKD_DATA`` in the tools. ``None`` changes nothing.
+
+    Returns:
+        The same config.
+
+    Example:
+        >>> cfg = Config(dict(data_root='data/bccd/', model=dict()))
+        >>> use_data_root(cfg, '/big/disk').data_root
+        '/big/disk/bccd/'
+    """
+    if root:
+        _move_all(cfg, 'data/', root)
+    return cfg
+
+
+def _students(cfg: Config, key: str) -> str:
+    prefix, _, rest = key.partition('.')
+    name = rest.partition('.')[0]
+    if prefix != 'model' or not rest or name in _OWN_KEYS or name in cfg.model:
+        return key
+    return f'model.student.{rest}'
+
+
+def _move_all(cfg: Config, old: str, new: str) -> None:
+    old, new = old.rstrip('/') + '/', new.rstrip('/') + '/'
+    for key in list(cfg):
+        cfg[key] = _moved(cfg[key], old, new)
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, str):
+        if value == old[:-1]:
+            return new[:-1]
+        return new + value[len(old) :] if value.startswith(old) else value
+    if isinstance(value, Mapping):
+        return {key: _moved(item, old, new) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_moved(item, old, new) for item in value)
+    return value
