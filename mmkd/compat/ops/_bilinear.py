@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -48,42 +49,54 @@ def corners(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tens
     return index, torch.where(inside, weight, torch.zeros_like(weight))
 
 
-def sample(feature: Tensor, batch: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Bilinear samples of each item's own map.
+def weighted_sum(
+    feature: Tensor, batch: Tensor, y: Tensor, x: Tensor, weight: Tensor
+) -> Tensor:
+    """Weighted sums of bilinear samples of each item's own map.
 
     Args:
         feature: Maps, shape (N, C, H, W).
         batch: Map of each item, int64, shape (K, ).
-        y: Rows, shape (K, P) or (K, C, P).
+        y: Rows, shape (K, P, G): G samples for each of P sums.
         x: Columns, same shape.
+        weight: Weight of each sample, broadcastable to that shape.
 
     Returns:
         Shape (K, C, P); differentiable in ``feature``, ``y`` and ``x``.
     """
-    height, width = feature.shape[-2:]
-    index, weight = corners(y, x, height, width)
-    if y.dim() == 2:
-        index, weight = index.unsqueeze(2), weight.unsqueeze(2)
-    channels = feature.size(1)
-    base = batch[:, None] * channels + torch.arange(channels, device=batch.device)
-    flat = feature.reshape(-1)
-    # One corner at a time: all four gathered at once would hold four times the
-    # samples, which is what limits the number of RoIs.
-    out = flat.new_zeros(())
-    for corner in range(4):
-        position = base[..., None] * (height * width) + index[corner]
-        out = out + flat[position] * weight[corner]
-    return out
+    num, channels, height, width = feature.shape
+    items, sums = y.shape[:2]
+    if y.numel() == 0:
+        return feature.new_zeros(items, channels, sums)
+    index, factor = corners(y, x, height, width)
+    index = index + (batch * (height * width))[:, None, None]
+    # A bag of four pixels per sample, whose channels lie side by side: neither
+    # the samples nor indices for every channel are ever held in memory.
+    table = feature.permute(0, 2, 3, 1).reshape(num * height * width, channels)
+    out = F.embedding_bag(
+        index.permute(1, 2, 3, 0).reshape(items * sums, -1),
+        table,
+        mode='sum',
+        per_sample_weights=(factor * weight)
+        .permute(1, 2, 3, 0)
+        .reshape(items * sums, -1),
+    )
+    return out.view(items, sums, channels).transpose(1, 2)
+
+
+def sample(feature: Tensor, batch: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Bilinear samples (K, C, P) at rows and columns (K, P), as above."""
+    return weighted_sum(
+        feature, batch, y[..., None], x[..., None], torch.ones_like(y[..., None])
+    )
 
 
 def scatter(
     grad: Tensor, batch: Tensor, y: Tensor, x: Tensor, grad_feature: Tensor
 ) -> None:
-    """Transpose of :func:`sample`: add ``grad`` (K, C, P) to ``grad_feature``."""
+    """Add ``grad`` at points that differ by channel; all are (K, C, P)."""
     height, width = grad_feature.shape[-2:]
     index, weight = corners(y, x, height, width)
-    if y.dim() == 2:
-        index, weight = index.unsqueeze(2), weight.unsqueeze(2)
     channels = grad_feature.size(1)
     base = batch[:, None] * channels + torch.arange(channels, device=batch.device)
     total = torch.zeros_like(grad_feature, dtype=grad.dtype).reshape(-1)

@@ -7,9 +7,12 @@ import functools
 import torch
 from torch import Tensor
 
-from ._bilinear import sample
+from ._bilinear import weighted_sum
 from ._common import extension_op, recomputed_grads, upcast
 from .roi import bin_geometry, finite, roi_chunks, sample_points
+
+# Indices and weights of the four pixels of a sample; its values are not kept.
+_PER_SAMPLE = 8
 
 
 def _pool(
@@ -29,10 +32,9 @@ def _pool(
         # Offsets are stored as (x, y), unlike those of deformable convolution.
         shift = gamma * offset * extent[:, [1, 0], None, None]
         y, x = y + shift[:, 1, ..., None], x + shift[:, 0, ..., None]
-    values = sample(input, batch, y.flatten(1), x.flatten(1))
-    values = values.unflatten(2, y.shape[1:]) * valid[:, None]
-    samples = count.prod(dim=1).clamp(min=1)
-    return values.sum(dim=-1) / samples[:, None, None, None]
+    share = valid / count.prod(dim=1).clamp(min=1)[:, None, None, None]
+    out = weighted_sum(input, batch, *(t.flatten(1, 2) for t in (y, x, share)))
+    return out.unflatten(2, size)
 
 
 @extension_op
@@ -64,7 +66,7 @@ def deform_roi_pool_forward(
     size = (pooled_height, pooled_width)
     features, boxes, shifts = upcast(input, finite(rois), offset)
     start, bins, count = bin_geometry(boxes, size, spatial_scale, sampling_ratio, True)
-    for part in roi_chunks(input.size(1), count, size):
+    for part in roi_chunks(_PER_SAMPLE, count, size):
         output[part] = _pool(
             features,
             shifts[part],
@@ -95,7 +97,7 @@ def deform_roi_pool_backward(
     size = (pooled_height, pooled_width)
     features, boxes, shifts = upcast(input, finite(rois), offset)
     start, bins, count = bin_geometry(boxes, size, spatial_scale, sampling_ratio, True)
-    for part in roi_chunks(input.size(1), count, size):
+    for part in roi_chunks(_PER_SAMPLE, count, size):
         pool = functools.partial(
             _pool,
             batch=rois[part, 0].long(),

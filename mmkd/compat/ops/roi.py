@@ -72,12 +72,12 @@ def sample_points(
     )
 
 
-def roi_chunks(channels: int, count: Tensor, size: tuple[int, int]) -> list[slice]:
-    """Slices of the RoIs whose samples fit into one temporary."""
+def roi_chunks(per_sample: int, count: Tensor, size: tuple[int, int]) -> list[slice]:
+    """Slices of the RoIs whose samples, of that many elements, fit into memory."""
     if not len(count):
         return []
     grid = int(count.max(dim=0).values.clamp(min=1).prod())
-    step = chunk_size(channels * size[0] * size[1] * grid)
+    step = chunk_size(per_sample * size[0] * size[1] * grid)
     return [slice(lo, lo + step) for lo in range(0, len(count), step)]
 
 
@@ -250,17 +250,17 @@ def roi_pool_forward(
         return
     size, shape = (pooled_height, pooled_width), (input.size(2), input.size(3))
     (boxes,) = upcast(finite(rois))
-    flat = input.flatten(2)
+    # Channels last: a window's pixels are then gathered with all of theirs.
+    table = input.permute(0, 2, 3, 1).flatten(1, 2)
     # The windows of a RoI together cover about the pixels of the RoI.
     step = chunk_size(input[0].numel())
     for lo in range(0, len(rois), step):
         part = slice(lo, lo + step)
         index, inside = _window(boxes[part], size, spatial_scale, shape)
-        # (k, ph, pw, window, C): the indexed axes come first.
-        values = flat[rois[part, 0].long()[:, None, None, None], :, index]
+        values = table[rois[part, 0].long()[:, None, None, None], index]
         values = values.masked_fill(~inside[..., None], -torch.inf)
         best, winner = values.max(dim=3)
-        pixel = index.gather(3, winner.flatten(3)).view_as(winner)
+        pixel = index.gather(3, winner)
         none = ~inside.any(dim=3)[..., None]
         output[part] = best.masked_fill(none, 0).permute(0, 3, 1, 2)
         argmax[part] = pixel.masked_fill(none, -1).permute(0, 3, 1, 2).to(argmax)
