@@ -1,8 +1,9 @@
-"""``mmkd::path`` as the ``_base_`` of a config."""
+"""``mmkd::path`` and ``mmseg::path`` as the ``_base_`` of a config."""
 
 from __future__ import annotations
 
 import functools
+from importlib.metadata import PackageNotFoundError, distribution
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
@@ -23,6 +24,11 @@ def install() -> None:
     # there is no such distribution it asks Python, and the name of a module
     # leads to the folder of the package in every kind of installation.
     MODULE2PACKAGE[PREFIX] = 'mmkd.registry'
+    try:
+        distribution(MODULE2PACKAGE['mmseg'])
+    except PackageNotFoundError:
+        # A fork is installed under another name, which mmengine cannot know.
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
     resolve = Config._get_cfg_path
 
     @functools.wraps(resolve)
@@ -32,4 +38,4 @@ def install() -> None:
         # the host libraries, which the scope `mmkd` would hide.
         return path, None if scope == PREFIX else scope
 
-    Config._get_cfg_path = staticmethod(resolve_without_scope)
+    Config._get_cfg_path = staticmethod(resolve_without_scope)  # type: ignore
