@@ -8,15 +8,11 @@ nor transformers:
 * stock OpenMMLab packages work on current torch (see :mod:`mmkd.compat`).
 """
 
-from mmengine.config.utils import MODULE2PACKAGE
-
-from . import compat
+from . import compat, config_path
 from .registry import HOOKS, MODELS
 
 __version__ = '0.1.0'
 __all__ = ['HOOKS', 'MODELS', '__version__']
 
 compat.install()
-# mmengine knows the packages whose configs `package::path` may name by this
-# table alone.
-MODULE2PACKAGE.setdefault('mmkd', 'mmkd')
+config_path.install()
