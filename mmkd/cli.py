@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -71,13 +71,26 @@ def _sentence(error: Exception) -> str:
     return f'error ({type(error).__name__}; MMKD_TRACEBACK=1 tells where): {text}'
 
 
+class _Options(DictAction):
+    """``DictAction`` with an error for what it cannot read."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, *args: Any) -> None:
+        for value in values:
+            try:
+                super().__call__(parser, namespace, [value], *args)
+            except (ValueError, AssertionError, RecursionError):
+                raise ArgumentError(
+                    self, f'{value!r} is not KEY=VALUE with numbers, words or [...]'
+                ) from None
+
+
 def add_common_arguments(parser: ArgumentParser) -> None:
     """Arguments of every tool that runs a config."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Options,
         default={},
         metavar='KEY=VALUE',
         help='overrides, such as model.losses.loss_hint.loss_weight=2',

@@ -38,7 +38,7 @@ def load_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
     Raises:
         FileNotFoundError: If there is no such config.
         ModuleNotFoundError: If the library of a zoo name is not installed.
-        ValueError: If the library of a zoo name is unknown.
+        ValueError: If the library of a zoo name is unknown, or the file is broken.
     """
     if isinstance(config, Config):
         return copy.deepcopy(config)
@@ -48,8 +48,16 @@ def load_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
     if '::' not in name:
         if not Path(name).is_file():
             raise FileNotFoundError(f'config {name!r} does not exist')
-        return Config.fromfile(name)
+        return _read(name)
     return _zoo_config(name)
+
+
+def _read(path: str) -> Config:
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # a config is a program
+        kind = type(error).__name__
+        raise ValueError(f'config {path!r} cannot be read: {kind}: {error}') from error
 
 
 def _zoo_config(name: str) -> Config:
@@ -213,6 +221,8 @@ def student_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
     if is_distilled(cfg):
         preprocessor = cfg.model.get('data_preprocessor')
         cfg.model = cfg.model.student
+        # `init_model` does not hand over the top-level one, as the Runner does.
+        preprocessor = preprocessor or cfg.get('data_preprocessor')
         if preprocessor and not cfg.model.get('data_preprocessor'):
             cfg.model.data_preprocessor = preprocessor
     hooks = cfg.get('default_hooks', {})

@@ -12,6 +12,7 @@ from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.runner import find_latest_checkpoint
 
+from .compat.checkpoint import TRUST_VARIABLE, load_file
 from .config import (
     add_default_hooks,
     distill_config,
@@ -119,6 +120,7 @@ def resume_from(cfg: Config, checkpoint: str) -> Config:
 
     Raises:
         FileNotFoundError: If the file does not exist.
+        ValueError: If it holds weights and no state of a run.
     """
     if checkpoint == 'auto':
         found = find_latest_checkpoint(cfg.work_dir)
@@ -126,6 +128,12 @@ def resume_from(cfg: Config, checkpoint: str) -> Config:
             return cfg
         checkpoint = found
     cfg.load_from, cfg.resume = _existing(checkpoint), True
+    if '://' not in checkpoint:
+        # Now, and not after minutes of building data sets.
+        trust = os.environ.get(TRUST_VARIABLE) == '1'
+        contents = load_file(cfg.load_from, trust=trust)
+        if not isinstance(contents, Mapping) or 'iter' not in contents.get('meta', {}):
+            raise ValueError(f'{checkpoint} is no checkpoint of a run to continue')
     return cfg
 
 

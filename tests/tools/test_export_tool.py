@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from tool_runs import call_tool, checkpoint, distilled_model, run_tool, same
 
 CLASSES = list('0123456789')
@@ -54,7 +55,8 @@ def test_stock_detection_uses_the_pair(hint_run, place, tmp_path):
 
     model = distilled_model(place / 'hint.py', source, 'mmdet')
     model.cfg = Config.fromfile(weights.with_suffix('.py'))
-    expected = inference_detector(model, str(picture)).pred_instances
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        expected = inference_detector(model, str(picture)).pred_instances
     assert len(expected) == 100
     assert torch.equal(found['boxes'], expected.bboxes)
     assert torch.equal(found['scores'], expected.scores)
@@ -79,7 +81,8 @@ def test_stock_segmentation_uses_the_pair(seg_run, place, tmp_path):
     cfg.dump(tmp_path / 'trained.py')
     model = distilled_model(tmp_path / 'trained.py', source, 'mmseg')
     model.cfg = Config.fromfile(weights.with_suffix('.py'))
-    expected = inference_model(model, str(picture))
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        expected = inference_model(model, str(picture))
     assert torch.equal(found['logits'], expected.seg_logits.data)
     assert torch.equal(found['map'], expected.pred_sem_seg.data)
     assert torch.equal(found['told'], expected.pred_sem_seg.data[0])
@@ -98,7 +101,10 @@ def test_the_exported_config_names_nothing_of_mmkd(run, request, tmp_path):
     exported = torch.load(tmp_path / 'student.pth', weights_only=True)
     assert exported['meta']['cfg'] == text
     assert set(exported) == {'meta', 'state_dict'}
-    cfg, student = Config.fromfile(tmp_path / 'student.py'), folder / 'student_config.py'
+    cfg, student = (
+        Config.fromfile(tmp_path / 'student.py'),
+        folder / 'student_config.py',
+    )
     assert cfg.to_dict() == Config.fromfile(student).to_dict()
 
 
@@ -114,11 +120,13 @@ def test_by_default_the_pair_lies_beside_the_checkpoint(hint_run):
 
 
 def test_averaged_weights_or_raw_ones(hint_run, place, tmp_path):
-    done = call_tool(
-        'train', place / 'hint.py', '--seed', 3, '--work-dir', tmp_path,
-        '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=9',
-        "custom_hooks=[dict(type='EMAHook',momentum=0.1)]",
-    )  # fmt: skip
+    config = place / 'ema.py'
+    config.write_text(
+        "_base_ = 'hint.py'\n"
+        "custom_hooks = [dict(type='EMAHook', momentum=0.1)]\n"
+        'train_cfg = dict(max_epochs=1, val_interval=9)\n'
+    )
+    done = call_tool('train', config, '--seed', 3, '--work-dir', tmp_path)
     assert done.code == 0, done.err
     source = tmp_path / 'epoch_1.pth'
     for name, arguments in (('averaged', []), ('raw', ['--raw'])):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from tool_runs import call_tool, distilled_model
 
 from mmkd.config import student_config
@@ -50,7 +51,9 @@ def test_options_for_the_student_reach_it(hint_run, no_teacher, tmp_path):
         '--cfg-options', 'model.test_cfg.max_per_img=1',
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert evaluated(tmp_path / 'out')['coco/AR@100'] < validated(hint_run)['coco/AR@100']
+    assert (
+        evaluated(tmp_path / 'out')['coco/AR@100'] < validated(hint_run)['coco/AR@100']
+    )
 
 
 def test_detectors_have_test_time_augmentation(hint_run, no_teacher, tmp_path):
@@ -80,7 +83,9 @@ def test_segmentors(seg_run, place, tmp_path):
         'test', config, seg_run / 'iter_4.pth', '--tta', '--work-dir', tmp_path / 'tta'
     )
     assert done.code == 0, done.err
-    assert 0 < evaluated(tmp_path / 'tta')['mIoU'] != evaluated(tmp_path / 'plain')['mIoU']
+    assert (
+        0 < evaluated(tmp_path / 'tta')['mIoU'] != evaluated(tmp_path / 'plain')['mIoU']
+    )
 
 
 def test_init_detector_takes_the_students_config(hint_run, no_teacher, place):
@@ -95,7 +100,8 @@ def test_init_detector_takes_the_students_config(hint_run, no_teacher, place):
 
     trained = distilled_model(place / 'hint.py', weights, 'mmdet')
     trained.cfg = cfg
-    expected = inference_detector(trained, picture).pred_instances
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        expected = inference_detector(trained, picture).pred_instances
     assert len(found) == 100
     assert torch.equal(found.bboxes, expected.bboxes)
     assert torch.equal(found.scores, expected.scores)

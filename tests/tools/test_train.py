@@ -146,7 +146,7 @@ def test_a_segmentor_whose_preprocessor_the_runner_hands_over(seg_run):
     assert len(steps) == 4
     assert all(step['loss_cwd'] > 0 for step in steps)
     cfg = Config.fromfile(seg_run / 'student_config.py')
-    assert 'data_preprocessor' not in cfg.model
+    assert cfg.model.data_preprocessor == cfg.data_preprocessor  # for `init_model`
     assert cfg.data_preprocessor.size == (64, 64)
     state = checkpoint(seg_run / 'iter_4.pth')
     assert {key.partition('.')[0] for key in state['state_dict']} == {
