@@ -130,6 +130,15 @@ def test_a_mask_that_selects_nothing_gives_a_differentiable_zero():
     assert s.grad.abs().max() == 0
 
 
+def test_the_function_detaches_the_teacher():
+    s, t = torch.randn(2, 2, 3, 4, 4).requires_grad_().unbind()
+    s.retain_grad()
+    t.retain_grad()
+    feature_imitation_loss(s, t, torch.ones(2, 1, 4, 4)).backward()
+    assert s.grad.abs().max() > 0
+    assert t.grad is None
+
+
 def test_rejects_what_does_not_fit():
     s = torch.zeros(2, 3, 4, 4)
     with pytest.raises(ValueError, match=r'have \(2, 3, 4, 4\) and \(2, 4, 4, 4\)'):
