@@ -8,8 +8,13 @@ What is done is kept in the work directory and not done again.
 """
 
 import argparse
+import os
 import warnings
 from pathlib import Path
+
+# Threads that wait without spinning: on a busy machine the demo takes minutes, not
+# hours. Read once, when torch is loaded.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 from rich.console import Console
 

@@ -134,8 +134,8 @@ class DemoRun:
         result = RunResult(
             name=self.name,
             seed=self.seed,
-            ap=recorder.metrics['coco/bbox_mAP'],
-            ap50=recorder.metrics['coco/bbox_mAP_50'],
+            ap=recorder.ap,
+            ap50=recorder.ap50,
             iterations=runner.iter,
             seconds=round(recorder.seconds, 1),
             parameters=parameters,
@@ -169,13 +169,13 @@ def model_size(config: Path) -> tuple[int, float]:
 
 
 class _RecorderHook(Hook):
-    """Reports progress, and keeps times and metrics."""
+    """Reports progress, and keeps times and AP."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.seconds = 0.0
         self.curve: list[tuple[int, float]] = []
-        self.metrics: dict[str, float] = {}
+        self.ap = self.ap50 = 0.0
         self._started = 0.0
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -190,8 +190,11 @@ class _RecorderHook(Hook):
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
-        self.metrics = dict(metrics or {})
-        self.curve.append((runner.iter, self.metrics['coco/bbox_mAP']))
+        # CocoMetric gives nothing where a model finds nothing.
+        metrics = metrics or {}
+        self.ap = metrics.get('coco/bbox_mAP', 0.0)
+        self.ap50 = metrics.get('coco/bbox_mAP_50', 0.0)
+        self.curve.append((runner.iter, self.ap))
         self._report(runner, runner.iter)
 
     def _report(self, runner: Runner, done: int) -> None:

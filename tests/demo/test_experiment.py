@@ -12,25 +12,27 @@ import torch
 pytest.importorskip('mmdet')
 pytest.importorskip('skimage')
 pytest.importorskip('sklearn')
-from matplotlib import pyplot  # noqa: E402
-from pycocotools.coco import COCO  # noqa: E402
-from pycocotools.cocoeval import COCOeval  # noqa: E402
-from rich.console import Console  # noqa: E402
+from matplotlib import pyplot
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from rich.console import Console
 
-from mmkd.demo.experiment import Demo  # noqa: E402
-from mmkd.demo.progress import StageDisplay  # noqa: E402
-from mmkd.demo.report import rich_table, write_report  # noqa: E402
-from mmkd.demo.runs import ALONE, DISTILLED, TEACHER  # noqa: E402
+from mmkd.demo.experiment import Demo
+from mmkd.demo.progress import StageDisplay
+from mmkd.demo.report import rich_table, write_report
+from mmkd.demo.runs import ALONE, DISTILLED, TEACHER
 
 SHORT = {
-    'train_cfg.max_epochs': 2,
-    'train_cfg.val_interval': 1,
+    'train_cfg.max_epochs': 12,
+    'train_cfg.val_interval': 6,
+    'param_scheduler.0.end': 4,
+    'param_scheduler.1.end': 24,
     'train_dataloader.batch_size': 4,
     'train_dataloader.num_workers': 0,
     'train_dataloader.persistent_workers': False,
     'val_dataloader.num_workers': 0,
     'val_dataloader.persistent_workers': False,
-    'default_hooks.checkpoint.interval': 2,
+    'default_hooks.checkpoint.interval': 12,
 }
 
 
@@ -57,8 +59,8 @@ def test_three_runs_of_the_same_length(finished):
     _, demo, results, _ = finished
     assert [r.name for r in results] == [TEACHER, ALONE, DISTILLED]
     assert [r.seed for r in results] == [0, 3, 3]
-    assert {r.iterations for r in results} == {6}
-    assert all([i for i, _ in r.curve] == [3, 6] for r in results)
+    assert {r.iterations for r in results} == {36}
+    assert all([i for i, _ in r.curve] == [18, 36] for r in results)
     teacher, alone, distilled = results
     assert alone.parameters == distilled.parameters < teacher.parameters / 10
     assert alone.gflops == distilled.gflops < teacher.gflops
@@ -68,6 +70,9 @@ def test_ap_is_that_of_pycocotools(finished):
     folder, demo, results, _ = finished
     coco = COCO(str(folder / 'data' / 'digits' / 'annotations' / 'val.json'))
     for run, result in zip(demo.runs([3]), results, strict=True):
+        detections = json.loads(run.predictions.read_text())
+        assert {d['image_id'] for d in detections} <= set(coco.imgs)
+        assert len(detections) > 3
         evaluation = COCOeval(coco, coco.loadRes(str(run.predictions)), 'bbox')
         evaluation.evaluate()
         evaluation.accumulate()
@@ -95,7 +100,9 @@ def test_progress_names_every_stage(finished):
 def test_finished_runs_are_not_repeated(finished, monkeypatch):
     folder, demo, results, _ = finished
     monkeypatch.setenv('MMKD_DATA', str(folder / 'data'))
-    before = {run.checkpoint: run.checkpoint.stat().st_mtime_ns for run in demo.runs([3])}
+    before = {
+        run.checkpoint: run.checkpoint.stat().st_mtime_ns for run in demo.runs([3])
+    }
     _, again, output = execute(folder)
     assert again == results
     assert output.count('done before') == 3

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip('rich')
-from mmkd.demo.report import mean_std, paired_difference, report_text  # noqa: E402
-from mmkd.demo.runs import ALONE, DISTILLED, TEACHER, RunResult  # noqa: E402
+from mmkd.demo.report import mean_std, paired_difference, report_text
+from mmkd.demo.runs import ALONE, DISTILLED, TEACHER, RunResult
 
 
 def run(name: str, seed: int, ap: float) -> RunResult:
