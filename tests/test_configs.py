@@ -1,0 +1,187 @@
+"""Every shipped config: read, written, built, and trained for one step."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import mmengine.config.config as config_module
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+from tiny_models import detection_batch, segmentation_batch, tiny_gfl, tiny_pspnet
+
+from mmkd.config import (
+    config_root,
+    distill_config,
+    is_distilled,
+    load_config,
+    method_losses,
+    method_names,
+    model_scope,
+    student_config,
+    teacher_options,
+)
+from mmkd.overrides import merge_options
+from mmkd.training import default_work_dir, train_config
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+
+ROOT = config_root()
+#: Folders that begin with an underscore hold parts of configs.
+PATHS = [
+    path.relative_to(ROOT)
+    for path in sorted(ROOT.glob('**/*.py'))
+    if not any(part.startswith('_') for part in path.relative_to(ROOT).parts)
+]
+BATCHES = dict(mmdet=detection_batch, mmseg=segmentation_batch)
+
+every_config = pytest.mark.parametrize('path', PATHS, ids=str)
+
+
+@functools.cache
+def shipped(path: Path) -> Config:
+    return Config.fromfile(ROOT / path)
+
+
+def random_teacher(teacher: object) -> dict:
+    """The same network without its file."""
+    config = load_config(teacher_options(teacher)['config'])
+    return dict(config=config, checkpoint=None, allow_random=True)
+
+
+def ready(path: Path) -> Config:
+    """A config that needs no files, for small pictures."""
+    cfg = train_config(str(ROOT / path))
+    if is_distilled(cfg):
+        cfg.model.teacher = random_teacher(cfg.model.teacher)
+    if model_scope(cfg) == 'mmseg':
+        merge_options(cfg, {'model.data_preprocessor.size': (64, 64)})
+    return cfg
+
+
+def built(cfg: Config) -> torch.nn.Module:
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        return revert_sync_batchnorm(MODELS.build(cfg.model))
+
+
+def trained_one_step(cfg: Config) -> tuple[torch.nn.Module, dict]:
+    """The model after a step of the config's own optimizer, and what it logged."""
+    model = built(cfg).train()
+    scope = model_scope(cfg)
+    with DefaultScope.overwrite_default_scope(scope):
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    logged = model.train_step(BATCHES[scope](), optimizer)
+    moved = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
+    # ReLUs that nothing passes and frozen stages stay; most of the rest moves.
+    learnable = sum(p.requires_grad for p in model.parameters())
+    assert len(moved) > learnable / 2
+    return model, {name: value.item() for name, value in logged.items()}
+
+
+def assert_finite(values) -> None:
+    assert torch.tensor(list(values)).isfinite().all()
+
+
+@every_config
+def test_parses_dumps_and_reloads(path, tmp_path, monkeypatch):
+    # Line breaks are no part of what is tested, and take most of the time.
+    monkeypatch.setattr(config_module, 'FormatCode', lambda text, **style: (text, True))
+    cfg = shipped(path)
+    cfg.dump(tmp_path / 'dumped.py')
+    assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
+
+
+@every_config
+def test_is_a_base_under_its_name(path, tmp_path):
+    (tmp_path / 'user.py').write_text(f"_base_ = 'mmkd::{path.as_posix()}'\n")
+    assert Config.fromfile(tmp_path / 'user.py').to_dict() == shipped(path).to_dict()
+    assert load_config(f'mmkd::{path.as_posix()}').to_dict() == shipped(path).to_dict()
+
+
+@every_config
+def test_trains(path):
+    cfg = ready(path)
+    model, logged = trained_one_step(cfg)
+    assert_finite(logged.values())
+    stock = built(student_config(cfg))
+    if is_distilled(cfg):
+        assert isinstance(model, type(stock))
+        terms = cfg.model.losses
+        assert terms
+        assert all(logged[name] > 0 for name in terms)
+    stock.load_state_dict(model.state_dict(), strict=True)
+    assert list(model.state_dict()) == list(stock.state_dict())
+
+
+@every_config
+def test_pipelines_build(path):
+    cfg = shipped(path)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        for name in ('train', 'val', 'test'):
+            pipeline = cfg[f'{name}_dataloader'].dataset.pipeline
+            assert all(callable(TRANSFORMS.build(step)) for step in pipeline)
+
+
+@pytest.mark.parametrize(
+    'path', [path for path in PATHS if is_distilled(shipped(path))], ids=str
+)
+def test_the_teacher_has_weights(path):
+    """In the zoo, or where the command that trains it leaves them."""
+    teacher = teacher_options(shipped(path).model.teacher)
+    config = load_config(teacher['config'])
+    if 'checkpoint' not in teacher:
+        assert config.model_path.startswith('https://')
+    elif 'demo' not in path.parts:  # has a work directory of its own
+        last = f'epoch_{config.train_cfg.max_epochs}.pth'
+        assert teacher['checkpoint'] == f'{default_work_dir(teacher["config"])}/{last}'
+
+
+@pytest.mark.parametrize(
+    'path',
+    [p for p in PATHS if is_distilled(shipped(p)) and p.parts[0] != 'demo'],
+    ids=str,
+)
+def test_the_folder_tells_about_it(path):
+    assert f'`{path.name}`' in (ROOT / path.parent / 'README.md').read_text()
+
+
+def test_the_shortest_config():
+    lines = (
+        (ROOT / 'hint' / 'hint_gfl_r50_gfl_r101_1x_coco.py').read_text().splitlines()
+    )
+    assert len(lines) <= 12
+
+
+def test_fragments_are_left_out_and_nothing_else():
+    files = {path.relative_to(ROOT) for path in ROOT.glob('**/*.py')}
+    left_out = files - set(PATHS)
+    assert {'_base_', '_methods_'} <= {path.parts[0] for path in left_out}
+    assert {path.parts[0] for path in PATHS} >= {'hint', 'cwd', 'demo'}
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+@pytest.mark.parametrize('method', method_names())
+def test_every_preset_fits_stock_models(method, scope):
+    try:
+        losses = method_losses(method, scope)
+    except ValueError as error:
+        pytest.skip(str(error))
+    tiny = dict(mmdet=tiny_gfl, mmseg=tiny_pspnet)[scope]
+    teacher = dict(config=tiny(24), checkpoint=None, allow_random=True)
+    cfg = distill_config(tiny(16), teacher, losses)
+    _, logged = trained_one_step(cfg)
+    assert_finite(logged.values())
+    assert all(logged[name] > 0 for name in losses)
+
+
+@pytest.mark.parametrize('method', ['hint', 'cwd'])
+def test_these_presets_are_for_both_libraries(method):
+    assert method_losses(method, 'mmdet').keys() == {f'loss_{method}'}
+    assert method_losses(method, 'mmseg').keys() == {f'loss_{method}'}
