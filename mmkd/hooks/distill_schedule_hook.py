@@ -21,7 +21,9 @@ class Schedule:
         begin: First epoch (or iteration) in which it is on.
         end: First one in which it is off again; ``None`` for never.
         ramp: Length of the linear ramp from 0 to 1 that starts at ``begin``.
-        by_epoch: Whether the unit is epochs, else iterations.
+        by_epoch: Whether the unit is epochs, else iterations. An epoch of
+            ``IterBasedTrainLoop`` is ``len(train_dataloader)`` iterations, as for
+            MMEngine's parameter schedulers.
 
     Raises:
         ValueError: If the numbers contradict each other.
@@ -110,13 +112,13 @@ class DistillScheduleHook(Hook):
         for name, schedule in self.schedules.items():
             time = float(runner.iter)
             if schedule.by_epoch:
-                time = _epochs(runner)
+                time = _epochs(runner, batch_idx)
             distiller.factors[name] = schedule.factor(time)  # type: ignore[union-attr]
 
 
-def _epochs(runner: Any) -> float:
+def _epochs(runner: Any, batch_idx: int) -> float:
     length = len(runner.train_dataloader)
     if is_iteration_based(runner):
         return runner.iter / length
     # Not iter / length: a run may continue with another batch size.
-    return runner.epoch + (runner.iter % length) / length
+    return runner.epoch + batch_idx / length
