@@ -56,6 +56,15 @@ def test_carafe_naive_gradients_are_those_of_carafe():
     torch.testing.assert_close(grads[1], masks.grad)
 
 
+def test_autocast_does_not_reach_into_an_operator(device):
+    """Its matrix products would otherwise run in half precision."""
+    x, masks = (t.float().to(device) for t in (rand(1, 4, 3, 4), rand(1, 9, 6, 8)))
+    expected = ops.carafe(x, masks, 3, 1, 2)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        got = ops.carafe(x, masks, 3, 1, 2)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
 SHAPES = torch.tensor([[3, 4], [2, 2]])
 STARTS = torch.tensor([0, 12])
 

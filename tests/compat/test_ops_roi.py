@@ -123,9 +123,11 @@ def plain_roi_pool(x, rois):
 
 def test_roi_pool(device):
     x = features()
-    rois = torch.cat([ROIS, torch.tensor([[0, 9.0, 9, 5, 5]], dtype=torch.double)])
+    # Negative size, and width 0 although its bins round to a pixel.
+    bad = torch.tensor([[0, 9, 9, 5, 5], [0, 5, 5, 4, 9]], dtype=torch.double)
+    rois = torch.cat([ROIS, bad])
     expected = plain_roi_pool(x, rois)
-    expected[-1] = 0  # negative width: nothing is pooled
+    expected[-2:] = 0
     rois = rois.to(device)
     got = ops.roi_pool(x.to(device), rois, SIZE, SCALE)
     torch.testing.assert_close(got.cpu(), expected)
