@@ -44,11 +44,11 @@ class ResumeCheck:
             return
         hub = MessageHub.get_current_instance()
         iteration = hub.runtime_info.get('iter', 0)
-        if hub.instance_name == self._hub and iteration > 0:
-            if distiller.state_dict() and not self.is_restored:
-                raise RuntimeError(
-                    f'the run was resumed at iteration {iteration} without the state '
-                    'of the distiller (adapters, critics), which the checkpoint '
-                    'lacks or nobody restored; ' + ADD_THE_HOOK
-                )
+        resumed = hub.instance_name == self._hub and iteration > 0
+        if resumed and distiller.state_dict() and not self.is_restored:
+            raise RuntimeError(
+                f'the run was resumed at iteration {iteration} without the state '
+                'of the distiller (adapters, critics), which the checkpoint '
+                'lacks or nobody restored; ' + ADD_THE_HOOK
+            )
         self._hub = None

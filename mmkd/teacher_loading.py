@@ -77,9 +77,7 @@ def load_teacher(
         )
     model = _build(cfg, scope)
     if state is not None:
-        allowed = options.get('allow_missing', ())
-        allowed = [allowed] if isinstance(allowed, str) else allowed
-        load_strictly(model, state, allowed, str(checkpoint))
+        load_strictly(model, state, options.get('allow_missing', ()), str(checkpoint))
     config = options.get('config')
     name = config if isinstance(config, (str, Path)) else getattr(cfg, 'filename', None)
     source = ', '.join(str(part) for part in (name, checkpoint) if part)
@@ -89,7 +87,7 @@ def load_teacher(
 def load_strictly(
     model: nn.Module,
     state: Mapping[str, Any],
-    allow_missing: Sequence[str] = (),
+    allow_missing: str | Sequence[str] = (),
     source: str = 'the checkpoint',
 ) -> None:
     """Load weights and insist that they fit.
@@ -109,6 +107,8 @@ def load_strictly(
         Traceback (most recent call last):
         ValueError: weights of the checkpoint do not fit Linear; missing: weight
     """
+    if isinstance(allow_missing, str):
+        allow_missing = [allow_missing]
     result, shapes = _load(model, state)
     allowed = (*HARMLESS, *allow_missing, *shapes)
     missing = [k for k in result.missing_keys if not _matches(k, allowed)]
@@ -142,12 +142,15 @@ def _load(model: nn.Module, state: Mapping[str, Any]) -> tuple[Any, dict[str, st
             raise
     # torch stops at them; what else is wrong is of interest, too.
     shapes = {key: text for text, key in found}
-    rest = {key: value for key, value in state.items() if key not in shapes}
+    rest = copy.copy(state)  # with the versions that torch keeps in `_metadata`
+    for key in shapes:
+        del rest[key]  # type: ignore[attr-defined]
     return model.load_state_dict(rest, strict=False), shapes
 
 
 def _as_options(teacher: str | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(teacher, str):
+    if isinstance(teacher, (str, Path)):
+        teacher = str(teacher)
         key = 'checkpoint' if teacher.endswith(('.pth', '.pt')) else 'config'
         return {key: teacher}
     if not isinstance(teacher, Mapping):
@@ -205,6 +208,8 @@ def _stored_config(contents: Any, path: Path) -> Config:
 
 
 def _build(cfg: Any, scope: str | None) -> nn.Module:
+    if not cfg.get('model'):
+        raise ValueError(f'{cfg.filename or "the config of the teacher"} has no model')
     model_cfg = copy.deepcopy(cfg.model)
     if 'student' in model_cfg and str(model_cfg.get('type', '')).startswith('mmkd.'):
         # A distilled model as the next teacher is its student.

@@ -27,7 +27,7 @@ class DistillLoss(nn.Module):
         teacher_at: Path in the teacher; ``at`` if not given.
 
     Raises:
-        TypeError: If a path is not a string.
+        TypeError: If a path is not a string or the weight is not a number.
         ValueError: If a path is empty or the weight is negative or not finite.
     """
 
@@ -42,6 +42,8 @@ class DistillLoss(nn.Module):
                 )
             if not path:
                 raise ValueError(f'{name} must name a sub-module but is empty')
+        if not isinstance(loss_weight, (int, float)):
+            raise TypeError(f'loss_weight must be a number but is {loss_weight!r}')
         if not (math.isfinite(loss_weight) and loss_weight >= 0):
             raise ValueError(
                 f'loss_weight must be finite and >= 0 but is {loss_weight}'

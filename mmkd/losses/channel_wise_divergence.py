@@ -63,8 +63,7 @@ def channel_wise_divergence(
     if mask is not None:
         check_mask(mask, student)
         outside = ~mask.bool().flatten(2)
-        # The smallest finite number, not -inf: an image whose map lies wholly
-        # in padding would turn into NaN.
+        # The smallest finite number, not -inf: no NaN can arise on the way.
         s, t = (x.masked_fill(outside, torch.finfo(x.dtype).min) for x in (s, t))
     log_s, log_t = s.log_softmax(-1), t.log_softmax(-1)
     terms = log_t.exp() * (log_t - log_s)

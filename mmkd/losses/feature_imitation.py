@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -143,12 +144,22 @@ class FeatureImitationLoss(DistillLoss):
         if self.adapter is None:
             self.adapter = adapter_between(pairs)
         # Widths given by hand, or a module of the user's, may not fit.
-        for adapted, (_, t) in zip(self.adapter(tuple(s for s, _ in pairs)), pairs):
+        for adapted, (_, t) in zip(self._dry_adapt(pairs), pairs):
             if adapted.dim() != t.dim() or _width(adapted) != _width(t):
                 raise ValueError(
                     f"the adapter must yield the teacher's width {_width(t)} but "
                     f'yields {tuple(adapted.shape)}'
                 )
+
+    @torch.no_grad()
+    def _dry_adapt(self, pairs: list[tuple[Tensor, Tensor]]) -> Any:
+        adapter: Any = self.adapter
+        was_training = adapter.training
+        adapter.eval()  # an adapter with BatchNorm must not learn from synthetic images
+        try:
+            return adapter(tuple(s for s, _ in pairs))
+        finally:
+            adapter.train(was_training)
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         pairs = paired_levels(student, teacher)
