@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind readers tell apart, too.
 _TRUTH, _RIGHT, _WRONG = '#F0E442', '#009E73', '#D55E00'
-_STYLES = {_TRUTH: '-', _RIGHT: '-', _WRONG: (0, (2.5, 1.5))}
+_STYLES: dict[str, Any] = {_TRUTH: '-', _RIGHT: '-', _WRONG: (0, (2.5, 1.5))}
 _MODELS = {ALONE: '#0072B2', DISTILLED: '#B35A8B', TEACHER: '#333333'}
 _TITLE = 'Digits on photographs: the same small student, alone and with a teacher'
 

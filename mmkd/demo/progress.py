@@ -26,6 +26,8 @@ class StageDisplay:
     """
 
     def __init__(self, console: Console) -> None:
+        # A console looks up sys.stdout each time, which runs send to their logs.
+        console.file = console.file
         self.console = console
         self.bars = Progress(
             TextColumn('{task.description:<26}'),
@@ -37,6 +39,8 @@ class StageDisplay:
             TextColumn('{task.fields[note]}'),
             console=console,
             disable=not console.is_terminal,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._task: Any = None
         self._title = ''

@@ -32,7 +32,7 @@ def table_rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
     Args:
         results: Of at least one run of each.
     """
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in (ALONE, DISTILLED, TEACHER):
         runs = [result for result in results if result.name == name]
         minutes, seconds = divmod(round(statistics.fmean(r.seconds for r in runs)), 60)
