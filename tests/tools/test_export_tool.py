@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from tool_runs import call_tool, checkpoint, distilled_model, run_tool, same
+from tool_runs import call_tool, checkpoint, distilled_model, same
 
 CLASSES = list('0123456789')
 
@@ -38,7 +38,7 @@ def stock_use(kind: str, weights: Path, picture: Path, out: Path) -> dict:
 
 def test_stock_detection_uses_the_pair(hint_run, place, tmp_path):
     source, weights = hint_run / 'epoch_2.pth', tmp_path / 'new' / 'student.pth'
-    done = run_tool('export', source, '--out', weights, cwd=tmp_path)
+    done = call_tool('export', source, '--out', weights)
     assert done.code == 0, done.err
     assert done.out.split() == [
         'weights:',

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
-from tool_runs import call_tool, checkpoint, run_tool, same
+from tool_runs import call_tool, checkpoint, same
 
 from mmkd.config import method_names
 
@@ -209,8 +209,8 @@ def test_amp(place, tmp_path):
     assert all(step['loss_hint'] > 0 for step in scalars(tmp_path))
 
 
-def test_help_names_every_preset(place):
-    done = run_tool('train', '--help', cwd=place)
+def test_help_names_every_preset():
+    done = call_tool('train', '--help')
     assert done.code == 0
     names = done.out.partition('preset of losses: ')[2].split('--no-distill')[0]
     assert names.replace(',', ' ').split()[: len(method_names())] == method_names()
