@@ -64,8 +64,9 @@ class Distill(_Base):
         data_preprocessor: Any = None,
     ) -> Distill:
         model = _build_student(student, data_preprocessor)
-        model.__class__ = distilled_class(cls, type(model))
-        return model  # type: ignore[return-value]
+        distilled: Any = model
+        distilled.__class__ = distilled_class(cls, type(model))  # type: ignore[arg-type]
+        return distilled
 
     def __init__(
         self,
@@ -98,7 +99,8 @@ class Distill(_Base):
 
     def loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The stock losses and those of the teacher."""
-        return self.distiller.step(self, super().loss, args, kwargs)
+        run = super().loss  # type: ignore[misc]
+        return self.distiller.step(self, run, args, kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The stock forward; models without a ``loss`` method train through it."""
@@ -117,7 +119,7 @@ class Distill(_Base):
         modules = self._modules
         distiller = modules.pop('distiller')
         try:
-            super().init_weights()
+            super().init_weights()  # type: ignore[misc]
         finally:
             modules['distiller'] = distiller
 
