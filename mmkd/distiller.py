@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,7 @@ class Distiller(nn.Module):
         self.losses: Any = nn.ModuleDict(losses)
         self.factors = dict.fromkeys(losses, 1.0)
         self.resume_check = ResumeCheck()
+        self._moves_teacher = True
         self._taps: dict[str, dict[str, type[Tap]]] = dict(student={}, teacher={})
         self._teacher_calls: dict[str, int] = {}
 
@@ -163,8 +165,17 @@ class Distiller(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Distiller:
         super()._apply(fn, recurse)
-        self.teacher.apply(fn)
+        if self._moves_teacher:
+            self.teacher.apply(fn)
         return self
+
+    def __deepcopy__(self, memo: dict) -> Distiller:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        # EMA may keep its copy elsewhere; the teacher stays with the original.
+        twin._moves_teacher = False
+        return twin
 
     def summary(self) -> str:
         """One line: the teacher, and every term with its taps and weight."""

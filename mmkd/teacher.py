@@ -86,6 +86,7 @@ class Teacher:
         """
         inputs = self._renormalize(batch) if self._renormalize else batch.inputs
         inputs = move(inputs, self.device)
+        self._follow(inputs)
         samples = _shallow_copies(batch.data_samples)
         with record(self.model, tap_types, stop_after) as taps:
             heads = [tap.module for tap in taps.values() if tap.training_outputs]
@@ -97,6 +98,13 @@ class Teacher:
                 for head in heads:
                     head.training = False
         return taps
+
+    def _follow(self, inputs: Any) -> None:
+        """Go to the inputs: a copy of the student, which moved alone, may train."""
+        parameter = next(self.model.parameters(), None)
+        if isinstance(inputs, Tensor) and parameter is not None:
+            if parameter.device != inputs.device:
+                self.model.to(inputs.device)
 
     def __deepcopy__(self, memo: dict) -> Teacher:
         return self

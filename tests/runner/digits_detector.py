@@ -28,6 +28,7 @@ def stock(root: Path, work_dir: Path, **changes) -> Config:
             'model.bbox_head': dict(in_channels=16, feat_channels=16, stacked_convs=1),
             'model.bbox_head.norm_cfg': norm,
             'model.bbox_head.num_classes': 10,
+            'model.test_cfg.score_thr': 0.0,
             'train_cfg': dict(max_epochs=2, val_interval=9),
             'optim_wrapper.clip_grad': dict(max_norm=10),
             'work_dir': str(work_dir),
