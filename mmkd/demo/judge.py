@@ -35,8 +35,10 @@ class Judged:
 def judge(truth: Sequence[Mapping], detections: Sequence[Mapping]) -> Judged:
     """Compare the detections of one picture with its digits.
 
-    A box is right if it has the class of a digit that no better box has found yet,
-    and an IoU of at least 0.5 with it. Boxes below a score of 0.3 are dropped.
+    Of detections that overlap (IoU of at least 0.5), whatever their classes, only the
+    best is kept: one reading per place. Scores below 0.3 are dropped. What is left is
+    right if it has the class of a digit that no better box has found yet, and an IoU
+    of at least 0.5 with it.
 
     Args:
         truth: COCO annotations.
@@ -44,12 +46,16 @@ def judge(truth: Sequence[Mapping], detections: Sequence[Mapping]) -> Judged:
 
     Example:
         >>> one = dict(bbox=[0, 0, 10, 10], category_id=3)
-        >>> judge([one], [dict(one, score=0.9), dict(one, score=0.5)]).right
+        >>> two = dict(bbox=[20, 0, 10, 10], category_id=3)
+        >>> judge([one], [dict(one, score=0.9), dict(two, score=0.5)]).right
         array([ True, False])
     """
-    shown = sorted(
-        (d for d in detections if d['score'] >= MIN_SCORE), key=lambda d: -d['score']
-    )
+    shown: list[Mapping] = []
+    for detection in sorted(detections, key=lambda d: -d['score']):
+        if detection['score'] >= MIN_SCORE and not any(
+            box_iou(detection['bbox'], d['bbox']) >= MIN_IOU for d in shown
+        ):
+            shown.append(detection)
     left = list(truth)
     right = []
     for detection in shown:

@@ -57,7 +57,7 @@ def draw_demo(
     for name in _MODELS:
         found = _by_image(json.loads(predictions[name].read_text()), files)
         judged[name] = {i: judge(truth[i], found[i]) for i in files}
-    figure = pyplot.figure(figsize=(17, 2.75 * rows + 0.9), dpi=100)
+    figure = pyplot.figure(figsize=(16, 2.75 * rows + 0.9), dpi=100)
     grid = figure.add_gridspec(
         rows,
         6,
@@ -156,11 +156,11 @@ def _draw_margin(
     from matplotlib.lines import Line2D
 
     split = grid[:, 5].subgridspec(20, 1)
-    curves = figure.add_subplot(split[:11, 0])
+    curves = figure.add_subplot(split[:12, 0])
     box = curves.get_position()
-    curves.set_position((box.x0, box.y0, 0.86 * box.width, box.height))
+    curves.set_position((box.x0, box.y0, 0.84 * box.width, box.height))
     draw_curves(curves, results)
-    key = figure.add_subplot(split[13:, 0])
+    key = figure.add_subplot(split[14:, 0])
     key.axis('off')
     lines = [
         Line2D(
@@ -173,13 +173,21 @@ def _draw_margin(
         Line2D([], [], color=colour, linewidth=4, linestyle=style, label=text)
         for (colour, style), text in zip(_STYLES.items(), texts, strict=True)
     ]
-    key.legend(handles=lines, loc='upper left', fontsize=12, frameon=False, borderpad=0)
+    key.legend(
+        handles=lines,
+        loc='upper left',
+        fontsize=12.5,
+        frameon=False,
+        borderaxespad=0,
+        borderpad=0,
+    )
     key.text(
         0,
         0,
-        f'Boxes with a score of at least {MIN_SCORE}. Chosen are\nthe pictures on which '
-        'the two students differ\nmost (F1), whichever is better.',
-        fontsize=12,
+        f'The best box of each place, from a score of {MIN_SCORE}.\n'
+        'Chosen are the pictures on which the two\n'
+        'students differ most (F1), whichever is better.',
+        fontsize=11.5,
         va='bottom',
     )
 
@@ -190,7 +198,8 @@ def _size(result: RunResult) -> str:
 
 def _show(axis: Axes, picture: np.ndarray) -> None:
     height, width = picture.shape[:2]
-    axis.imshow(picture, interpolation='bicubic', extent=(0, width, height, 0))
+    # The photographs are dim, for the ink's sake; paper and screens want it lighter.
+    axis.imshow(picture**0.75, interpolation='bicubic', extent=(0, width, height, 0))
     axis.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
 
 

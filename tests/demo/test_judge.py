@@ -18,25 +18,35 @@ def test_box_iou():
     assert box_iou([0, 0, 10, 10], [2, 2, 5, 5]) == pytest.approx(0.25)
 
 
-def test_right_needs_class_place_and_to_be_first():
-    truth = [box(0, 1), box(40, 2)]
+def test_right_needs_class_and_place():
+    truth = [box(0, 1), box(40, 2), box(80, 3)]
     detections = [
-        box(1, 1, 0.6),  # second for the first digit
         box(0, 1, 0.8),
         box(40, 3, 0.7),  # another class
-        box(46, 2, 0.5),  # IoU 0.25
-        box(40, 2, 0.2),  # score too low to be shown
+        box(86, 3, 0.5),  # IoU 0.25
+        box(80, 3, 0.2),  # score too low to be shown
     ]
     judged = judge(truth, detections)
-    assert judged.scores.tolist() == [0.8, 0.7, 0.6, 0.5]
-    assert judged.labels.tolist() == [0, 2, 0, 1]
-    assert judged.right.tolist() == [True, False, False, False]
+    assert judged.scores.tolist() == [0.8, 0.7, 0.5]
+    assert judged.labels.tolist() == [0, 2, 2]
+    assert judged.right.tolist() == [True, False, False]
+    assert judged.missed == 2
+    assert judged.f1 == pytest.approx(2 * 1 / (2 * 1 + 2 + 2))
+
+
+def test_one_reading_per_place():
+    truth = [box(0, 1)]
+    detections = [box(0, 1, 0.6), box(1, 4, 0.8), box(2, 1, 0.5), box(5, 2, 0.4)]
+    judged = judge(truth, detections)
+    # IoU with the best, at 1: 9/11, 9/11, and 6/14 for the last, which stays.
+    assert judged.scores.tolist() == [0.8, 0.4]
+    assert judged.labels.tolist() == [3, 1]
+    assert judged.right.tolist() == [False, False]
     assert judged.missed == 1
-    assert judged.f1 == pytest.approx(2 * 1 / (2 * 1 + 3 + 1))
 
 
 def test_one_box_finds_the_digit_that_fits_best():
-    judged = judge([box(0), box(3)], [box(3, score=0.9), box(0, score=0.8)])
+    judged = judge([box(0), box(4)], [box(4, score=0.9), box(0, score=0.8)])
     assert judged.right.tolist() == [True, True]
     assert judged.missed == 0
 
