@@ -1,14 +1,18 @@
 """Real runs of tools/train.py, compared with stock training bit for bit."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
-from tool_runs import call_tool, checkpoint, same
+from tool_runs import ROOT, call_tool, checkpoint, same
 
 from mmkd.config import method_names
 
@@ -195,6 +199,43 @@ def test_a_zoo_name_with_options_for_whatever_it_says(place, tmp_path):
     assert len(steps) == 2
     assert all(step['loss_cwd'] > 0 for step in steps)
     assert (tmp_path / 'iter_2.pth').is_file()
+
+
+def test_two_processes(place, tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, '-m', 'torch.distributed.run', '--standalone'),
+            *('--nproc_per_node=2', Path(__file__).with_name('cpu_launch.py')),
+            *(place / 'hint.py', '--launcher', 'pytorch', '--work-dir', tmp_path),
+            *(
+                '--cfg-options',
+                'env_cfg.dist_cfg.backend=gloo',
+                'train_cfg.max_epochs=1',
+            ),
+            'model_wrapper_cfg.type=MMDistributedDataParallel',
+            'model_wrapper_cfg.device_ids=None',
+        ],
+        env={
+            **os.environ,
+            'PYTHONPATH': str(ROOT),
+            'CUDA_VISIBLE_DEVICES': '',
+            'OMP_NUM_THREADS': '1',
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    # Eight pictures, two for each process.
+    steps = [line for line in scalars(tmp_path) if 'loss' in line]
+    assert len(steps) == 2
+    assert all(step['loss_hint'] > 0 for step in steps)
+    assert (tmp_path / 'student_config.py').is_file()
+    state = checkpoint(tmp_path / 'epoch_1.pth')
+    assert len(state['distiller']['rng']) == 2
+    cfg = Config.fromfile(tmp_path / 'student_config.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        MODELS.build(cfg.model).load_state_dict(state['state_dict'], strict=True)
+    assert cfg.launcher == 'none'
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='mixed precision needs a GPU')
