@@ -15,6 +15,7 @@ from toy import (
     distilled,
     load,
     recorded,
+    short_and_repeatable,  # noqa: F401  (a fixture)
     student,
     train,
     training_state,
@@ -204,7 +205,7 @@ train(student(), {str(tmp_path)!r}, **{{
 
 
 def environment() -> dict:
-    path = os.pathsep.join([str(ROOT), str(ROOT / 'tests' / 'runner')])
+    path = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
     return dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1')
 
 

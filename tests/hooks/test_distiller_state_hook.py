@@ -11,6 +11,7 @@ from toy import (
     load,
     make_runner,
     recorded,
+    short_and_repeatable,  # noqa: F401  (a fixture)
     student,
     train,
     training_state,

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from ddp_ranks import JOINED, joined_model
-from toy import differences, load, recorded, train, training_state
+from toy import (
+    differences,
+    load,
+    recorded,
+    short_and_repeatable,  # noqa: F401  (a fixture)
+    train,
+    training_state,
+)
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
@@ -18,7 +25,7 @@ pytestmark = pytest.mark.slow
 def folder(tmp_path_factory):
     """What both ranks found, in ``rank0.pth`` and ``rank1.pth``."""
     folder = tmp_path_factory.mktemp('ddp')
-    path = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
+    path = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), str(HERE)])
     processes = [
         subprocess.Popen(
             [sys.executable, str(HERE / 'ddp_ranks.py'), str(folder)],

@@ -10,6 +10,7 @@ from toy import (
     distilled,
     load,
     recorded,
+    short_and_repeatable,  # noqa: F401  (a fixture)
     student,
     train,
     training_state,

@@ -4,7 +4,15 @@ import copy
 
 import pytest
 import torch
-from toy import CWD, HINT, distilled, make_runner, recorded, train
+from toy import (
+    CWD,
+    HINT,
+    distilled,
+    make_runner,
+    recorded,
+    short_and_repeatable,  # noqa: F401  (a fixture)
+    train,
+)
 
 from mmkd.batch import Batch
 from mmkd.taps import Tap

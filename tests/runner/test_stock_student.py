@@ -12,9 +12,15 @@ import pytest
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
-from toy import differences, recorded, training_state
+from toy import (
+    differences,
+    recorded,
+    short_and_repeatable,  # noqa: F401  (a fixture)
+    training_state,
+)
 
 from mmkd.config import student_config
+from mmkd.demo.digits import make_digits
 
 HERE = Path(__file__).parent
 LOSSES = dict(
@@ -73,9 +79,10 @@ print('stock only')
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory, digits):
+def run(tmp_path_factory):
     """A distilled GFL after six iterations."""
     folder = tmp_path_factory.mktemp('run') / 'distilled'
+    digits = make_digits(folder.with_name('digits'), num_train=6, num_val=2, size=64)
     runner = Runner.from_cfg(digits_detector.distilled(digits, folder, LOSSES))
     runner.train()
     return runner
@@ -178,7 +185,7 @@ pickle.dump(result, open(sys.argv[2], 'wb'))
 def test_a_pickle_travels_to_a_fresh_process(run, train_batch, tmp_path):
     model = copy.deepcopy(run.model)
     (tmp_path / 'in').write_bytes(pickle.dumps((model, train_batch)))
-    path = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
+    path = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), str(HERE)])
     done = subprocess.run(
         [sys.executable, '-c', SPAWNED, str(tmp_path / 'in'), str(tmp_path / 'out')],
         capture_output=True,

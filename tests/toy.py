@@ -16,6 +16,7 @@ from pathlib import Path
 import mmengine.config.config as config_module
 import mmengine.runner.runner as runner_module
 import numpy as np
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
@@ -40,6 +41,20 @@ def quicken(replace=setattr) -> None:
     """Save nine tenths of a short run: calls of compilers, formatting of configs."""
     replace(runner_module, 'collect_env', dict)
     replace(config_module, 'FormatCode', lambda text, **style: (text, True))
+
+
+@pytest.fixture(autouse=True, scope='module')
+def short_and_repeatable():
+    """Runs are compared bit for bit, so they use one thread; and they are short.
+
+    Applies to the test files that import it.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        quicken(patch.setattr)
+        yield
+    torch.set_num_threads(threads)
 
 
 @DATASETS.register_module(force=True)
