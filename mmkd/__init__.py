@@ -8,6 +8,9 @@ nor transformers:
 * stock OpenMMLab packages work on current torch (see :mod:`mmkd.compat`).
 """
 
+import importlib.util
+from typing import Any
+
 from . import compat, config_path
 from .registry import HOOKS, MODELS
 
@@ -16,3 +19,15 @@ __all__ = ['HOOKS', 'MODELS', '__version__']
 
 compat.install()
 config_path.install()
+
+
+def __getattr__(name: str) -> Any:
+    """Sub-modules and everything registered, imported when asked for."""
+    if not name.startswith('_'):
+        if importlib.util.find_spec(f'{__name__}.{name}') is not None:
+            return importlib.import_module(f'{__name__}.{name}')
+        for registry in (MODELS, HOOKS):
+            registry.import_from_location()
+            if name in registry.module_dict:
+                return registry.module_dict[name]
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .registry import MODELS
@@ -12,7 +13,7 @@ LAYERS = ('conv', 'linear')
 
 
 @MODELS.register_module()
-class FeatureImitationNeck(nn.Module):
+class FeatureImitationNeck(BaseModule):
     """One 1x1 convolution per level.
 
     Used by the losses on the student's side, and as a stock ``neck`` entry (a
@@ -27,6 +28,7 @@ class FeatureImitationNeck(nn.Module):
         out_channels: Width after adaptation, one number or one per level.
         layer: ``'conv'`` for maps of shape (N, C, H, W), ``'linear'`` for
             vectors (N, C) and token sequences (N, L, C).
+        init_cfg: Initialisation as of any stock module.
 
     Raises:
         ValueError: If the numbers of levels differ or the layer is unknown.
@@ -44,8 +46,9 @@ class FeatureImitationNeck(nn.Module):
         in_channels: int | Sequence[int],
         out_channels: int | Sequence[int],
         layer: str = 'conv',
+        init_cfg: dict | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(init_cfg)
         if layer not in LAYERS:
             raise ValueError(f'layer must be one of {LAYERS} but is {layer!r}')
         ins = [in_channels] if isinstance(in_channels, int) else list(in_channels)
@@ -64,11 +67,11 @@ class FeatureImitationNeck(nn.Module):
             for i, o in zip(ins, outs)
         )
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, features: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Adapt the features of all levels.
 
         Args:
-            features: One tensor per level.
+            features: One tensor per level, or the tensor of a single level.
 
         Returns:
             One tensor per level.
@@ -76,6 +79,8 @@ class FeatureImitationNeck(nn.Module):
         Raises:
             ValueError: If there are more or fewer levels than convolutions.
         """
+        if isinstance(features, Tensor):
+            features = (features,)
         if len(features) != len(self.convs):
             raise ValueError(
                 f'the adapter has {len(self.convs)} levels but got {len(features)}'

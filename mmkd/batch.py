@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,8 +69,18 @@ class Batch:
         height, width = self.inputs.shape[2:]
         rows, columns = like.shape[2:]
         limits = torch.tensor(shapes, device=like.device, dtype=torch.float32)
-        top = torch.arange(rows, device=like.device) * (height / rows)
-        left = torch.arange(columns, device=like.device) * (width / columns)
+        top = torch.arange(rows, device=like.device) * _stride(height, rows)
+        left = torch.arange(columns, device=like.device) * _stride(width, columns)
         inside_rows = top[None, :] < limits[:, 0, None]
         inside_columns = left[None, :] < limits[:, 1, None]
         return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
+
+
+def _stride(pixels: int, cells: int) -> float:
+    """Pixels per cell: a power of two where one explains the number of cells.
+
+    The last row of a pyramid level often hangs over the edge of the input: 800
+    pixels at stride 128 are 7 rows, which are not 800 / 7 pixels high.
+    """
+    stride = 2 ** max(round(math.log2(pixels / cells)), 0)
+    return stride if math.ceil(pixels / stride) == cells else pixels / cells

@@ -182,6 +182,7 @@ def add_default_hooks(cfg: Config) -> Config:
                 del hooks[name]
         elif entry.get('type', 'CheckpointHook') == 'CheckpointHook':
             hooks[name] = ConfigDict({**entry, **hook})
+    _add_import(cfg)
     return cfg
 
 

@@ -126,7 +126,9 @@ class Distill(_Base):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         # Both torch's and mmengine's loaders come through here before they descend
         # into the children, so a stock file is complete by then.
-        own = self.distiller.state_dict()
+        # Without a distiller `init_weights` loads a checkpoint of the whole model.
+        distiller = self._modules.get('distiller')
+        own = distiller.state_dict() if distiller is not None else {}
         state_dict.update({f'{prefix}distiller.{k}': v for k, v in own.items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from .dry_run import dry_run
 from .losses.base import DistillLoss
 from .resume_check import ResumeCheck
 from .taps import Tap, record, resolve
-from .teacher import Teacher, move
+from .teacher import Teacher
 
 
 class Distiller(nn.Module):
@@ -75,16 +76,14 @@ class Distiller(nn.Module):
         if not live:
             return
         ours = dry_run(student, self._taps['student'])
-        theirs = dry_run(
-            self.teacher.model, self._taps['teacher'], device=self.teacher.device
-        )
+        theirs = dry_run(self.teacher.model, self._taps['teacher'])
+        device = next(student.parameters(), torch.zeros(())).device
+        for tap in theirs.taps.values():
+            tap.to(device)
         for name, loss in live.items():
             s, t = ours.taps.get(loss.at), theirs.taps.get(loss.teacher_at)
             try:
-                loss.prepare(
-                    s.value if s else None,
-                    move(t.value, torch.device('cpu')) if t else None,
-                )
+                loss.prepare(s.value if s else None, t.value if t else None)
             except (ValueError, TypeError) as error:
                 reasons = [r for r in (ours.failure, theirs.failure) if r]
                 because = f' ({"; ".join(reasons)})' if reasons else ''
@@ -136,7 +135,7 @@ class Distiller(nn.Module):
         args: tuple,
         kwargs: dict,
     ) -> dict[str, Any]:
-        batch = _batch_of(args, kwargs)
+        batch = _batch_of(run_student, args, kwargs)
         ours = {self.losses[name].at for name in active}
         theirs = {self.losses[name].teacher_at for name in active}
         # The teacher goes first: its activations are freed before the student's
@@ -154,13 +153,11 @@ class Distiller(nn.Module):
             raise ValueError(
                 f'losses must not have names of stock losses but {sorted(clash)} do'
             )
-        device = next(student.parameters()).device
         for name in active:
             loss = self.losses[name]
             s, t = student_taps[loss.at], teacher_taps[loss.teacher_at]
             _check_counts(s, t)
-            value = loss(s.value, move(t.value, self.teacher.device and device), batch)
-            losses[name] = self.factors[name] * value
+            losses[name] = self.factors[name] * loss(s.value, t.value, batch)
         return losses
 
     def _apply(self, fn: Any, recurse: bool = True) -> Distiller:
@@ -192,8 +189,10 @@ class Distiller(nn.Module):
         return f'teacher {self.teacher!r}; {"; ".join(terms) or "no losses"}'
 
 
-def _batch_of(args: tuple, kwargs: dict) -> Batch:
-    values = [*args, *kwargs.values()]
+def _batch_of(function: Any, args: tuple, kwargs: dict) -> Batch:
+    # Keywords come in the order of the data set's dict, not of the signature.
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    values = [*bound.args, *bound.kwargs.values()]
     if not values:
         raise ValueError('loss() must be given the inputs')
     return Batch(values[0], values[1] if len(values) > 1 else None)

@@ -34,7 +34,6 @@ class DryRun:
 def dry_run(
     model: nn.Module,
     tap_types: Mapping[str, type[Tap]],
-    device: torch.device | None = None,
 ) -> DryRun:
     """Run a model on two small synthetic images in eval mode without gradients.
 
@@ -44,7 +43,6 @@ def dry_run(
     Args:
         model: A model with mmengine's interface (``mode='tensor'``).
         tap_types: Path -> how to tap it.
-        device: Where the model is; that of its first parameter if not given.
 
     Returns:
         What the taps recorded. A model whose head cannot run on synthetic
@@ -55,7 +53,7 @@ def dry_run(
     """
     seen = DryRun()
     for size in SIZES:
-        seen = _attempt(model, tap_types, size, device)
+        seen = _attempt(model, tap_types, size)
         if seen.failure is None:
             break
     return seen
@@ -65,7 +63,6 @@ def _attempt(
     model: nn.Module,
     tap_types: Mapping[str, type[Tap]],
     size: int,
-    device: torch.device | None,
 ) -> DryRun:
     parameter = next(model.parameters(), torch.zeros(()))
     channels = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
@@ -74,9 +71,7 @@ def _attempt(
         3 if channels is None else max(channels.numel(), 1),
         size,
         size,
-        device=device or parameter.device,
-        dtype=parameter.dtype,
-    )
+    ).to(parameter)  # drawn on the CPU, whose random state is preserved
     samples = _samples(size)
     # Most taps sit in the trunk. Running it alone first spares the second stage of
     # a Mask R-CNN a thousand proposals per image.

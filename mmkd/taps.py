@@ -50,6 +50,14 @@ class Tap:
         self.methods = tuple(name for name in self.methods if hasattr(module, name))
         self.calls: dict[str, list[Call]] = {name: [] for name in self.methods}
 
+    def to(self, device: torch.device) -> None:
+        """Move what was recorded."""
+        for calls in self.calls.values():
+            for call in calls:
+                call.args = move(call.args, device)
+                call.kwargs = move(call.kwargs, device)
+                call.output = move(call.output, device)
+
     @property
     def count(self) -> int:
         """How often the module ran."""
@@ -122,6 +130,19 @@ def resolve(model: nn.Module, path: str) -> nn.Module:
         module = children[name]
         walked.append(name)
     return module
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """Move every tensor of nested tuples, lists and dicts to a device."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: move(item, device) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [move(item, device) for item in value]
+        # A named tuple takes its items one by one.
+        return type(value)(*items) if hasattr(value, '_fields') else type(value)(items)
+    return value
 
 
 @contextmanager

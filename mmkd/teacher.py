@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .batch import Batch
 from .renormalize import Normalization, Renormalizer
 from .rng import preserved_rng
-from .taps import Tap, record
+from .taps import Tap, move, record
 from .teacher_loading import load_teacher
 
 
@@ -60,9 +60,12 @@ class Teacher:
 
     def apply(self, function: Any) -> None:
         """What ``nn.Module._apply`` does: follow a move or a cast of the student."""
-        self.model._apply(function)
-        if self.device is not None:
-            self.model.to(self.device)
+        if self.device is None:
+            self.model._apply(function)
+            return
+        # Its own device is asked for where the student's has no room for it.
+        parameter = next(self.model.parameters(), torch.zeros(()))
+        self.model.to(function(parameter.new_zeros(1)).dtype)
 
     @torch.no_grad()
     def run(
@@ -85,7 +88,8 @@ class Teacher:
             Path -> tap with what was recorded.
         """
         inputs = self._renormalize(batch) if self._renormalize else batch.inputs
-        inputs = move(inputs, self.device)
+        if self.device is not None:
+            inputs = move(inputs, self.device)
         self._follow(inputs)
         samples = _shallow_copies(batch.data_samples)
         with record(self.model, tap_types, stop_after) as taps:
@@ -97,14 +101,18 @@ class Teacher:
             finally:
                 for head in heads:
                     head.training = False
+        if self.device is not None and isinstance(batch.inputs, Tensor):
+            for tap in taps.values():
+                tap.to(batch.inputs.device)
         return taps
 
     def _follow(self, inputs: Any) -> None:
         """Go to the inputs: a copy of the student, which moved alone, may train."""
         parameter = next(self.model.parameters(), None)
-        if isinstance(inputs, Tensor) and parameter is not None:
-            if parameter.device != inputs.device:
-                self.model.to(inputs.device)
+        if not isinstance(inputs, Tensor) or parameter is None:
+            return
+        if parameter.device != inputs.device:
+            self.model.to(inputs.device)
 
     def __deepcopy__(self, memo: dict) -> Teacher:
         return self
@@ -138,19 +146,6 @@ def build_teacher(
     with preserved_rng():
         model, source, device = load_teacher(teacher, scope)
     return Teacher(model, source, device)
-
-
-def move(value: Any, device: torch.device | None) -> Any:
-    """Move every tensor of nested tuples, lists and dicts; ``None`` keeps all."""
-    if device is None:
-        return value
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, (tuple, list)):
-        return type(value)(move(item, device) for item in value)
-    if isinstance(value, dict):
-        return {key: move(item, device) for key, item in value.items()}
-    return value
 
 
 def _shallow_copies(samples: Any) -> Any:

@@ -85,3 +85,8 @@ def test_serves_as_the_neck_of_a_stock_detector():
         (1, 16, 4, 4),
         (1, 16, 2, 2),
     ]
+
+
+def test_a_single_level_may_be_a_tensor():
+    (y,) = FeatureImitationNeck(8, 4)(torch.zeros(2, 8, 4, 4))
+    assert y.shape == (2, 4, 4, 4)

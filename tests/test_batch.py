@@ -90,3 +90,16 @@ def test_a_third_number_in_the_shape_is_ignored():
     batch = Batch(torch.zeros(1, 3, 4, 4), samples_of((4, 2, 3)))
     mask = batch.valid_mask(torch.zeros(1, 1, 2, 2))
     assert mask.tolist() == [[[[True, False], [True, False]]]]
+
+
+def test_a_level_that_hangs_over_the_edge_has_its_own_stride():
+    # 800 pixels at stride 128 are 7 rows; the last begins at 768, behind 700.
+    sample = BaseDataElement(metainfo=dict(img_shape=(700, 800)))
+    batch = Batch(torch.zeros(1, 1, 800, 800), [sample])
+    rows = batch.valid_mask(torch.zeros(1, 1, 7, 7))[0, 0, :, 0]
+    assert rows.tolist() == [True] * 6 + [False]
+    # A patch size that is no power of two: 56 pixels in 4 rows of 14.
+    sample = BaseDataElement(metainfo=dict(img_shape=(28, 56)))
+    batch = Batch(torch.zeros(1, 1, 56, 56), [sample])
+    rows = batch.valid_mask(torch.zeros(1, 1, 4, 4))[0, 0, :, 0]
+    assert rows.tolist() == [True, True, False, False]

@@ -382,3 +382,33 @@ def test_start_line_names_terms_taps_teacher_and_hash(model):
     text = model.distiller.summary()
     assert model.distiller.teacher.digest in text
     assert "loss_hint = FeatureImitationLoss(at='neck', loss_weight=1.0)" in text
+
+
+def test_a_checkpoint_of_the_whole_model_initialises_the_student(stock, tmp_path):
+    path = tmp_path / 'coco.pth'
+    torch.save(dict(state_dict=stock.state_dict()), path)
+    cfg = tiny_gfl(init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    model = distilled(cfg, tiny_gfl(24), loss_hint=HINT)
+    assert all(
+        torch.equal(v, stock.state_dict()[k]) for k, v in model.state_dict().items()
+    )
+
+
+def test_keywords_in_the_order_of_the_data_set(model):
+    data = model.data_preprocessor(detection_batch(), True)
+    swapped = dict(data_samples=data['data_samples'], inputs=data['inputs'])
+    model.eval()
+    losses = model(**swapped, mode='loss')
+    expected = model(data['inputs'], data['data_samples'], mode='loss')
+    assert torch.equal(losses['loss_hint'], expected['loss_hint'])
+
+
+def test_public_names_are_on_the_package():
+    import mmkd
+    from mmkd.det import DistillDetector
+
+    assert mmkd.DistillDetector is DistillDetector
+    assert mmkd.losses.feature_imitation_loss is not None
+    assert mmkd.DistillScheduleHook is mmkd.HOOKS.get('mmkd.DistillScheduleHook')
+    with pytest.raises(AttributeError, match="no attribute 'DistilDetector'"):
+        _ = mmkd.DistilDetector

@@ -94,7 +94,14 @@ class DenseHeadView(HeadView):
                 f'targets of {type(self.module).__name__} have an unknown layout of '
                 f'{len(output)} parts'
             )
-        return dict(zip(names, output))
+        targets = dict(zip(names, output))
+        labels = targets['labels']
+        # TOOD returns five parts, too, of which the first are its anchors.
+        if not isinstance(labels, (list, tuple)) or labels[0].is_floating_point():
+            raise ValueError(
+                f'targets of {type(self.module).__name__} have an unknown layout'
+            )
+        return targets
 
 
 #: What `get_targets` returns in MMDetection 3: point-based heads, anchor-based

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..adapters import build_adapter
 from ..batch import Batch
 from ..registry import MODELS
 from .base import DistillLoss, paired_levels
@@ -87,6 +88,8 @@ class ChannelWiseDivergenceLoss(DistillLoss):
         temperature: Softmax temperature; must be > 0.
         loss_weight: Factor of the term.
         teacher_at: Tapped sub-module of the teacher; ``at`` if not given.
+        adapter: ``dict(in_channels=..., out_channels=...)``, needed where widths
+            differ and no dry run can find them.
 
     Raises:
         ValueError: When the model is built: levels or sizes that do not match.
@@ -104,11 +107,12 @@ class ChannelWiseDivergenceLoss(DistillLoss):
         temperature: float = 1.0,
         loss_weight: float = 1.0,
         teacher_at: str | None = None,
+        adapter: dict | None = None,
     ) -> None:
         super().__init__(at, loss_weight, teacher_at)
         check_temperature(temperature)
         self.temperature = temperature
-        self.adapter = None
+        self.adapter = build_adapter(adapter) if adapter is not None else None
 
     def prepare(self, student: Any, teacher: Any) -> None:
         if student is None or teacher is None:
@@ -121,7 +125,7 @@ class ChannelWiseDivergenceLoss(DistillLoss):
                     f'{self.at!r} yields {tuple(s.shape)}'
                 )
         check_sizes(pairs, 'tap modules of equal stride')
-        if any(s.shape[1] != t.shape[1] for s, t in pairs):
+        if self.adapter is None and any(s.shape[1] != t.shape[1] for s, t in pairs):
             self.adapter = adapter_between(pairs)
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
@@ -129,6 +133,11 @@ class ChannelWiseDivergenceLoss(DistillLoss):
         ours = [s for s, _ in pairs]
         if self.adapter is not None:
             ours = self.adapter(tuple(ours))
+        elif any(s.shape[1] != t.shape[1] for s, t in pairs):
+            raise ValueError(
+                'widths differ and were not known when the model was built; give '
+                'adapter=dict(in_channels=..., out_channels=...)'
+            )
         terms = [
             channel_wise_divergence(
                 s, t, self.temperature, batch.valid_mask(s) if batch else None

@@ -7,7 +7,7 @@ import torch
 from tiny_models import build, detection_batch, tiny_gfl, zoo
 
 from mmkd.det.views import DenseHeadView, tap_of
-from mmkd.taps import Tap, record
+from mmkd.taps import Call, Tap, record
 
 
 def shrunk(name):
@@ -125,3 +125,15 @@ def test_fcos_teacher_in_eval_returns_training_scale():
     for ours, theirs in zip(taps['bbox_head'].boxes, expected):
         torch.testing.assert_close(ours, theirs)
     assert not teacher.model.bbox_head.training
+
+
+def test_an_unknown_layout_of_targets_is_an_error():
+    class Head(torch.nn.Module):
+        def get_targets(self):  # five parts like RetinaNet's; the first are anchors
+            return [torch.zeros(4, 4)], [torch.zeros(4)], None, None, None
+
+    head = Head()
+    view = DenseHeadView('head', head)
+    view.calls['get_targets'].append(Call((), {}, head.get_targets()))
+    with pytest.raises(ValueError, match='unknown layout'):
+        _ = view.labels
