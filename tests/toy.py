@@ -257,6 +257,12 @@ def make_runner(model: dict, work_dir: Path, **changes) -> Runner:
 def train(model: dict, work_dir: Path, **changes) -> Runner:
     runner = make_runner(model, work_dir, **changes)
     runner.train()
+    # Left to the garbage collector, workers are waited for in vain, 5 s each.
+    stream = getattr(runner.train_loop, 'dataloader_iterator', runner.train_dataloader)
+    while hasattr(stream, '_iterator'):
+        stream = stream._iterator
+    if hasattr(stream, '_shutdown_workers'):
+        stream._shutdown_workers()
     return runner
 
 
