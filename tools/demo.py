@@ -43,13 +43,15 @@ def main() -> None:
         from mmkd.demo.experiment import Demo
         from mmkd.demo.progress import StageDisplay
         from mmkd.demo.report import rich_table, write_report
-    with one_sentence_errors():
-        demo = Demo(args.work_dir)
-    results = demo.execute(args.seeds, StageDisplay(console))
+    with StageDisplay(console) as display:
+        with one_sentence_errors():
+            demo = Demo(args.work_dir)
+            demo.make_data(display)
+        results = demo.execute(args.seeds, display)
     write_report(results, args.results or args.work_dir)
     picture = demo.draw(args.seeds[0])
     console.print(rich_table(results))
-    console.print(f'picture: {picture}')
+    console.print(f'picture: {picture}', soft_wrap=True)
 
 
 if __name__ == '__main__':

@@ -50,8 +50,21 @@ class Demo:
             runs.append(self._run(DISTILLED, seed, weights, self.teacher.fingerprint))
         return runs
 
+    def make_data(self, display: StageDisplay) -> None:
+        """Make the data set, unless it is there.
+
+        Args:
+            display: Shows progress.
+
+        Raises:
+            FileExistsError: If something else is in its place.
+        """
+        display.start('data set')
+        make_digits(self.data_root, *self.sizes, progress=display.advance)
+        display.finish(f'in {self.data_root}')
+
     def execute(self, seeds: Sequence[int], display: StageDisplay) -> list[RunResult]:
-        """Do what is not done yet.
+        """Do the training runs that are not done yet.
 
         Args:
             seeds: Seeds of the students; the teacher has seed 0.
@@ -61,16 +74,12 @@ class Demo:
             The teacher's result, then two for each seed.
         """
         results = []
-        with display:
-            display.start('data set')
-            make_digits(self.data_root, *self.sizes, progress=display.advance)
-            display.finish(f'in {self.data_root}')
-            for run in self.runs(seeds):
-                several = len(seeds) > 1 and run is not self.teacher
-                display.start(run.name + f', seed {run.seed}' * several)
-                note = ', done before' if run.result else ''
-                results.append(run.execute(display.advance))
-                display.finish(f'AP {results[-1].ap:.3f}{note}')
+        for run in self.runs(seeds):
+            several = len(seeds) > 1 and run is not self.teacher
+            display.start(run.name + f', seed {run.seed}' * several)
+            note = ', done before' if run.result else ''
+            results.append(run.execute(display.advance))
+            display.finish(f'AP {results[-1].ap:.3f}{note}')
         return results
 
     def draw(self, seed: int) -> Path:

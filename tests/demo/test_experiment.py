@@ -43,7 +43,9 @@ def make_demo(folder: Path) -> Demo:
 def execute(folder: Path) -> tuple[Demo, list, str]:
     demo = make_demo(folder)
     console = Console(file=io.StringIO(), width=120)
-    results = demo.execute([3], StageDisplay(console))
+    with StageDisplay(console) as display:
+        demo.make_data(display)
+        results = demo.execute([3], display)
     return demo, results, console.file.getvalue()
 
 
