@@ -191,6 +191,8 @@ def _build_losses(losses: Mapping[str, Any]) -> dict[str, DistillLoss]:
     for name, cfg in losses.items():
         if cfg is None:  # switched off by a config that inherits
             continue
+        if isinstance(cfg, Mapping) and 'type' not in cfg:
+            raise ValueError(f'{name} must have a type but is {dict(cfg)}')
         loss = MODELS.build(copy.deepcopy(cfg)) if isinstance(cfg, Mapping) else cfg
         if not isinstance(loss, DistillLoss):
             raise TypeError(

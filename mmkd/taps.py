@@ -120,7 +120,9 @@ def resolve(model: nn.Module, path: str) -> nn.Module:
         # Not named_children(): that gives a shared module under one name only.
         children = {k: v for k, v in module._modules.items() if v is not None}
         if name not in children:
-            where = '.'.join(walked) or type(model).__name__
+            # A distilled model is known to the user by its stock class.
+            name_of_model = type(model).__name__.partition('[')[2].rstrip(']')
+            where = '.'.join(walked) or name_of_model or type(model).__name__
             close = difflib.get_close_matches(name, children, n=1)
             hint = f'; did you mean {".".join([*walked, *close])!r}?' if close else '.'
             names = ', '.join(children) or 'no sub-modules'

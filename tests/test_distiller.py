@@ -339,7 +339,12 @@ def test_generic_model_without_a_loss_method():
     [
         (dict(hint=HINT), ValueError, "contain 'loss' but one is 'hint'"),
         ([HINT], TypeError, 'losses must be a dict'),
-        (dict(loss_a=dict(HINT, at='nekc')), ValueError, "did you mean 'neck'"),
+        (
+            dict(loss_a=dict(HINT, at='nekc')),
+            ValueError,
+            "not a sub-module of GFL; did you mean 'neck'",
+        ),
+        (dict(loss_a=dict(at='neck')), ValueError, 'loss_a must have a type'),
         (dict(loss_a=dict(HINT, loss_weight=-1)), ValueError, '>= 0 but is -1'),
         (dict(loss_a=dict(type='GIoULoss')), TypeError, 'must be a distillation loss'),
         (

@@ -20,7 +20,7 @@ PAGES = [
 # their first words only, and so is `ln` (a link to the user's disk).
 NOT_RUN = {'pip install', 'pip uninstall', 'pip wheel', 'mim install', 'ln -s'}
 # Blocks of Python that are read but not executed, by their first line, with the reason.
-PARSED_ONLY: dict[str, str] = {}
+PARSED_ONLY = {'import os': 'downloads ImageNet weights'}
 FENCE = re.compile(r'^( *)```(\w*)\n(.*?)^\1```$', re.DOTALL | re.MULTILINE)
 LINK = re.compile(r'\]\(([^)\s]+)\)')
 CODE = re.compile(r'`([^`\n]+)`')

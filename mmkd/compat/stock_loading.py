@@ -57,6 +57,17 @@ def install_checkpoint_loading() -> None:
     ):
         method = getattr(owner, name)
         setattr(owner, name, _handling_stored_config(method, check))
+    BaseInferencer._init_model = _of_the_student(BaseInferencer._init_model)
+
+
+def _of_the_student(method: Any) -> Any:
+    """Let inferencers build the student alone of a distillation config."""
+
+    @functools.wraps(method)
+    def wrapper(self: Any, cfg: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(self, _student_alone(cfg), *args, **kwargs)
+
+    return wrapper
 
 
 class _Torch(types.ModuleType):
@@ -89,12 +100,22 @@ def _trusting() -> bool:
     return os.environ.get(TRUST_VARIABLE) == '1'
 
 
-def _only_compared(cfg: Config) -> None:
+def _only_compared(cfg: Config) -> Config:
     """Resuming reads the number of GPUs and builds nothing."""
+    return cfg
 
 
-def _to_be_built(cfg: Config) -> None:
+def _to_be_built(cfg: Config) -> Config:
+    cfg = _student_alone(cfg)
     require_registered_types(cfg.get('model'))
+    return cfg
+
+
+def _student_alone(cfg: Any) -> Any:
+    """Inferencers need no teacher."""
+    from ..config import is_distilled, student_config  # which needs this package
+
+    return student_config(cfg) if cfg.get('model') and is_distilled(cfg) else cfg
 
 
 def _fromstring(stock: Callable[[str, str], Config]) -> Callable[[str, str], Config]:
@@ -104,20 +125,18 @@ def _fromstring(stock: Callable[[str, str], Config]) -> Callable[[str, str], Con
         if check is None or _trusting():
             return stock(cfg_str, file_format)
         try:
-            cfg = Config(parse_config_text(cfg_str))
-            check(cfg)
+            return check(Config(parse_config_text(cfg_str)))
         except ValueError as error:
             raise ValueError(
                 f'the config text in the checkpoint is not executed: {error}; if '
                 f'you trust its origin, set {TRUST_VARIABLE}=1'
             ) from None
-        return cfg
 
     return fromstring
 
 
 def _handling_stored_config(
-    method: Callable, check: Callable[[Config], None]
+    method: Callable, check: Callable[[Config], Config]
 ) -> Callable:
     @functools.wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -221,6 +221,22 @@ def test_inferencers_build_from_the_parsed_text(trained, tmp_path):
     assert not target.exists()
 
 
+def test_inferencers_build_the_student_alone_of_a_distillation_config(
+    trained, tmp_path
+):
+    path, first = trained
+    student = dict(type='Line')
+    cfg = ConfigDict(
+        model=dict(type='mmkd.Distill', student=student, teacher='gone.py', losses={})
+    )
+    model = Inferencer()._init_model(cfg, str(path))
+    assert torch.equal(model.line.weight, first.model.line.weight)
+    text = Config(cfg).pretty_text
+    file = rewritten(path, lambda c: c['message_hub']['runtime_info'].update(cfg=text))
+    model = Inferencer()._init_model(ConfigDict(), file)
+    assert torch.equal(model.line.weight, first.model.line.weight)
+
+
 def test_installing_twice_changes_nothing():
     before = (checkpoint.torch, checkpoint.load_url, Runner.resume, Config.fromstring)
     install_checkpoint_loading()
