@@ -22,7 +22,7 @@ demo: setup  ## Train teacher, student and distilled student on digits
 	$(PY) tools/demo.py $(ARGS)
 
 demo-seeds: setup  ## The demo's two students over three seeds
-	$(PY) tools/demo.py --seeds 0 1 2 $(ARGS)
+	$(PY) tools/demo.py --seeds 0 1 2 --results docs/results $(ARGS)
 
 test: setup  ## Run every test and doctest (ARGS='-k name' for some)
 	$(TEST_ENV) $(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)

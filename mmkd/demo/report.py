@@ -51,11 +51,7 @@ def table_rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
 
 
 def paired_difference(results: Sequence[RunResult]) -> list[float]:
-    """Both students train on the same pictures, for the same number of iterations, with the
-    same schedule. It and the weights of the distillation terms were fixed in a commit
-    before the first distilled run, and not tuned since.
-
-    AP of the distilled student minus that of the student alone, by seed."""
+    """AP of the distilled student minus that of the student alone, by seed."""
     alone = {r.seed: r.ap for r in results if r.name == ALONE}
     distilled = {r.seed: r.ap for r in results if r.name == DISTILLED}
     return [distilled[seed] - alone[seed] for seed in sorted(alone)]
@@ -105,8 +101,7 @@ AP is COCO's on the validation pictures after the last iteration. GFLOPs are
 multiply-adds of one picture / 1e9. Training time is wall time without evaluation.
 
 Both students train on the same pictures, for the same number of iterations, with the
-same schedule. It and the weights of the distillation terms were fixed in a commit
-before the first distilled run, and not tuned since.
+same schedule.
 
 AP of the distilled student minus AP of the student alone, seed by seed: {by_seed};
 mean ± standard deviation {mean_std(differences)}.
