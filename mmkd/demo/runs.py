@@ -23,6 +23,17 @@ from mmkd.training import train_config, write_student_config
 
 TEACHER, ALONE, DISTILLED = 'teacher', 'student alone', 'student distilled'
 
+#: What of a config decides what a run gives; a change asks for a new run.
+_DECISIVE = (
+    'model',
+    'train_dataloader',
+    'val_dataloader',
+    'optim_wrapper',
+    'param_scheduler',
+    'train_cfg',
+    'randomness',
+)
+
 #: Called with iterations done, iterations in all, and the newest AP (or None).
 Progress = Callable[[int, int, 'float | None'], None]
 
@@ -216,11 +227,10 @@ def _output_to(path: Path) -> Iterator[None]:
 def _without_paths(value: Any) -> Any:
     """A config without what says only where things are."""
     if isinstance(value, Mapping):
-        skipped = {'work_dir', 'checkpoint', 'data_root', 'ann_file', 'load_from'}
         return {
             str(key): _without_paths(item)
             for key, item in value.items()
-            if key not in skipped or isinstance(item, Mapping)
+            if key not in ('checkpoint', 'data_root')
         }
     if isinstance(value, (list, tuple)):
         return [_without_paths(item) for item in value]
