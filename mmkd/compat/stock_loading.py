@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import copy
 import functools
 import os
 import types
@@ -112,10 +113,15 @@ def _to_be_built(cfg: Config) -> Config:
 
 
 def _student_alone(cfg: Any) -> Any:
-    """Inferencers need no teacher."""
-    from ..config import is_distilled, student_config  # which needs this package
-
-    return student_config(cfg) if cfg.get('model') and is_distilled(cfg) else cfg
+    """The student's config of a distillation config: inferencers need no teacher."""
+    model = cfg.get('model') or {}
+    if 'student' not in model or not str(model.get('type', '')).startswith('mmkd.'):
+        return cfg
+    cfg = copy.deepcopy(cfg)
+    cfg.model = cfg.model.student
+    if model.get('data_preprocessor') and not cfg.model.get('data_preprocessor'):
+        cfg.model.data_preprocessor = model.data_preprocessor
+    return cfg
 
 
 def _fromstring(stock: Callable[[str, str], Config]) -> Callable[[str, str], Config]:

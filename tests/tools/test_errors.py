@@ -83,7 +83,7 @@ TRAIN = [
     ),
     ('hint.py --cfg-options model.losses.loss_hint.nrom=l1', "unexpected .*'nrom'"),
     ('hint.py --cfg-options model.losses.loss_hint.norm=l3', 'l3'),
-    ('hint.py --cfg-options model.losses.hint.at=neck', 'must contain the key "type"'),
+    ('hint.py --cfg-options model.losses.hint.at=neck', 'hint must have a type'),
     ('hint.py --cfg-options model.bakbone.depth=1', "unexpected .*'bakbone'"),
     ('hint.py --cfg-options model.teacher.checkpoint=none.pth', "'none.pth' does not"),
     ('hint.py --cfg-options model.teacher.weights=1', r"was given \['weights'\]"),
