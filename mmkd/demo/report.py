@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from .runs import ALONE, DISTILLED, TEACHER, RunResult
 
-_COLUMNS = ('', 'AP', 'AP50', 'parameters', 'GFLOPs', 'iterations', 'training time')
+_COLUMNS = ('', 'AP', 'AP50', 'parameters', 'GFLOPs', 'iterations', 'time')
 
 
 def mean_std(values: Sequence[float]) -> str:
@@ -60,11 +61,15 @@ def paired_difference(results: Sequence[RunResult]) -> list[float]:
 def rich_table(results: Sequence[RunResult]) -> Table:
     """The table that the demo prints."""
     table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         caption='AP: COCO, validation pictures; GFLOPs: multiply-adds of one '
-        'picture / 1e9; training time without evaluation'
+        'picture / 1e9; time: of training, without evaluation',
     )
     for index, column in enumerate(_COLUMNS):
-        table.add_column(column, justify='right' if index else 'left')
+        table.add_column(
+            column, justify='right' if index else 'left', no_wrap=not index
+        )
     for row in table_rows(results):
         table.add_row(*row, style='bold' if row[0] == DISTILLED else '')
     return table
@@ -98,7 +103,8 @@ students, one teacher. Mean ± standard deviation (n - 1) over seeds.
 {table}
 
 AP is COCO's on the validation pictures after the last iteration. GFLOPs are
-multiply-adds of one picture / 1e9. Training time is wall time without evaluation.
+multiply-adds of one picture / 1e9. Time is the wall time of training (minutes, seconds)
+without evaluation.
 
 Both students train on the same pictures, for the same number of iterations, with the
 same schedule, all fixed before the first distilled run. The weights of the distillation

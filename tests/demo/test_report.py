@@ -41,7 +41,7 @@ def test_text():
     assert '| teacher | 0.500 | 1.000 |' in text
     assert '+0.200, +0.050, +0.110' in text
     assert '0.120 ± 0.075' in text
-    assert '| 1:01 |' in text
+    assert '| 100 | 1:01 |' in text
 
 
 def test_result_survives_a_file(tmp_path):
