@@ -114,7 +114,7 @@ def _to_be_built(cfg: Config) -> Config:
 
 def _student_alone(cfg: Any) -> Any:
     """The student's config of a distillation config: inferencers need no teacher."""
-    model = cfg.get('model') or {}
+    model: Any = cfg.get('model') or {}
     if 'student' not in model or not str(model.get('type', '')).startswith('mmkd.'):
         return cfg
     cfg = copy.deepcopy(cfg)
