@@ -95,6 +95,15 @@ def build_adapter(cfg: dict) -> nn.Module:
         cfg: Arguments of the adapter.
 
     Returns:
-        A module that maps a tuple of features to a tuple of features.
+        A module that maps a tuple of features to a tuple of features, initialised
+        as its ``init_cfg`` says, where it has one.
+
+    Example:
+        >>> build_adapter(dict(in_channels=8, out_channels=16)).convs[0]
+        Conv2d(8, 16, kernel_size=(1, 1), stride=(1, 1))
     """
-    return MODELS.build({'type': 'mmkd.FeatureImitationNeck', **cfg})
+    adapter = MODELS.build({'type': 'mmkd.FeatureImitationNeck', **cfg})
+    # The model's own init_weights() never sees the distiller.
+    if getattr(adapter, 'init_cfg', None):
+        adapter.init_weights()
+    return adapter

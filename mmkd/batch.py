@@ -20,11 +20,27 @@ class Batch:
         data_samples: A list with one element per image, of which ``img_shape``
             (height, width in pixels without padding) is read where it is
             present; whatever else a model takes is passed through.
+        student: Path -> what the student's taps yielded in this step.
+        teacher: Path -> what the teacher's taps yielded.
+        logs: Where a loss leaves numbers to be logged beside it.
     """
 
     inputs: Any
     data_samples: Any = None
+    student: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, Any] = field(default_factory=dict)
+    logs: dict[str, Tensor] = field(default_factory=dict)
     _masks: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def gt_boxes(self) -> list[Tensor]:
+        """Boxes of every image's objects, (G, 4) as x1, y1, x2, y2 in input pixels.
+
+        Crowd and ignored boxes are not among them.
+        """
+        boxes = [sample.gt_instances.bboxes for sample in self.data_samples]
+        # MMDetection may hand out boxes of a class of its own.
+        return [box if isinstance(box, Tensor) else box.tensor for box in boxes]
 
     def valid_mask(self, like: Tensor) -> Tensor | None:
         """Which positions of a feature map belong to the image, not to padding.
@@ -54,6 +70,34 @@ class Batch:
             self._masks[key] = self._build_mask(shapes, like)
         return self._masks[key]
 
+    def inside_gt(self, like: Tensor) -> Tensor:
+        """Which positions of a feature map lie in the box of an object.
+
+        Args:
+            like: Feature map, shape (N, C, h, w), of this batch.
+
+        Returns:
+            Boolean mask, shape (N, 1, h, w); a position is its upper left pixel,
+            where MMDetection centres its anchors.
+        """
+        top, left = self._pixels(like)
+        masks = []
+        for boxes in self.gt_boxes:
+            x1, y1, x2, y2 = boxes.to(top).unbind(1)
+            inside_rows = (top[:, None] > y1) & (top[:, None] < y2)
+            inside_columns = (left[:, None] > x1) & (left[:, None] < x2)
+            inside = inside_rows[:, None] & inside_columns[None, :]
+            masks.append(inside.any(-1)[None])
+        return torch.stack(masks)
+
+    def _pixels(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Upper edge of every row and left edge of every column in pixels."""
+        height, width = self.inputs.shape[2:]
+        rows, columns = like.shape[2:]
+        top = torch.arange(rows, device=like.device) * _stride(height, rows)
+        left = torch.arange(columns, device=like.device) * _stride(width, columns)
+        return top.float(), left.float()
+
     def _padded_shapes(self) -> list[tuple[int, int]] | None:
         if not (isinstance(self.inputs, Tensor) and self.inputs.dim() == 4):
             return None
@@ -66,11 +110,8 @@ class Batch:
         return shapes if is_padded else None
 
     def _build_mask(self, shapes: list[tuple[int, int]], like: Tensor) -> Tensor:
-        height, width = self.inputs.shape[2:]
-        rows, columns = like.shape[2:]
         limits = torch.tensor(shapes, device=like.device, dtype=torch.float32)
-        top = torch.arange(rows, device=like.device) * _stride(height, rows)
-        left = torch.arange(columns, device=like.device) * _stride(width, columns)
+        top, left = self._pixels(like)
         inside_rows = top[None, :] < limits[:, 0, None]
         inside_columns = left[None, :] < limits[:, 1, None]
         return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]

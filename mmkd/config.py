@@ -39,6 +39,10 @@ def load_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
         FileNotFoundError: If there is no such config.
         ModuleNotFoundError: If the library of a zoo name is not installed.
         ValueError: If the library of a zoo name is unknown, or the file is broken.
+
+    Example:
+        >>> load_config(dict(model=dict(type='GFL'))).model.type
+        'GFL'
     """
     if isinstance(config, Config):
         return copy.deepcopy(config)
@@ -135,6 +139,13 @@ def distill_config(cfg: Config, teacher: Any, losses: Mapping[str, Any]) -> Conf
 
     Raises:
         ValueError: If the config is distilled already.
+
+    Example:
+        >>> stock = Config(dict(model=dict(type='GFL'), default_scope='mmdet'))
+        >>> hint = dict(type='mmkd.FeatureImitationLoss', at='neck')
+        >>> cfg = distill_config(stock, 'teacher.pth', dict(loss_hint=hint))
+        >>> cfg.model.type, cfg.model.student.type
+        ('mmkd.DistillDetector', 'GFL')
     """
     if is_distilled(cfg):
         raise ValueError('the config already names a teacher; change it there')
@@ -176,11 +187,13 @@ def add_default_hooks(cfg: Config) -> Config:
     """
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     for name, hook in DEFAULT_HOOKS.items():
-        entry = hooks.get(name, ConfigDict())
+        # Runner's own default; that of the hook's class is never to save.
+        absent = ConfigDict(interval=1) if name == 'checkpoint' else ConfigDict()
+        entry = hooks.get(name, absent)
         if entry is None:
             if name == 'distiller_state':  # Runner takes None for stock names only
                 del hooks[name]
-        elif entry.get('type', 'CheckpointHook') == 'CheckpointHook':
+        elif _type_name(entry, 'CheckpointHook') == 'CheckpointHook':
             hooks[name] = ConfigDict({**entry, **hook})
     _add_import(cfg)
     return cfg
@@ -234,7 +247,7 @@ def student_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
             del hooks[name]
     if cfg.get('custom_hooks'):
         cfg.custom_hooks = [hook for hook in cfg.custom_hooks if not _is_ours(hook)]
-    if not _names_ours(cfg.to_dict()):
+    if not names_mmkd(cfg.to_dict()):
         _drop_import(cfg)
     return cfg
 
@@ -259,14 +272,24 @@ def without_run(cfg: Config) -> Config:
     return cfg
 
 
+def _type_name(entry: Mapping[str, Any], default: str = '') -> str:
+    """Name of a type, which new-style configs give as a class."""
+    kind = entry.get('type', default)
+    if not isinstance(kind, type):
+        return str(kind)
+    ours = kind.__module__.partition('.')[0] == 'mmkd'
+    return f'mmkd.{kind.__name__}' if ours else kind.__name__
+
+
 def _is_ours(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and str(entry.get('type', '')).startswith('mmkd.')
+    return isinstance(entry, Mapping) and _type_name(entry).startswith('mmkd.')
 
 
-def _names_ours(value: Any) -> bool:
+def names_mmkd(value: Any) -> bool:
+    """Whether a config, or a part of one, has a type of mmkd in it."""
     if isinstance(value, Mapping):
-        return _is_ours(value) or any(map(_names_ours, value.values()))
-    return isinstance(value, (list, tuple)) and any(map(_names_ours, value))
+        return _is_ours(value) or any(map(names_mmkd, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(names_mmkd, value))
 
 
 def _imports(cfg: Config) -> list[str]:

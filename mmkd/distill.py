@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,23 @@ class Distill(_Base):
     Raises:
         ValueError: For whatever does not fit, when the model is built.
         TypeError: For arguments of a wrong type.
+
+    Example:
+        >>> import torch
+        >>> from mmengine.model import BaseModel
+        >>> class Toy(BaseModel):
+        ...     def __init__(self, width):
+        ...         super().__init__()
+        ...         self.body = nn.Conv2d(3, width, 1)
+        ...     def forward(self, inputs, data_samples=None, mode='tensor'):
+        ...         features = self.body(inputs)
+        ...         return dict(loss=features.mean()) if mode == 'loss' else features
+        >>> hint = dict(type='mmkd.FeatureImitationLoss', at='body')
+        >>> model = Distill(Toy(2), teacher=Toy(8), losses=dict(loss_hint=hint))
+        >>> isinstance(model, Toy), list(model.state_dict())
+        (True, ['body.weight', 'body.bias'])
+        >>> list(model(torch.randn(1, 3, 4, 4), mode='loss'))
+        ['loss', 'loss_hint']
     """
 
     distiller: Distiller
@@ -97,20 +115,19 @@ class Distill(_Base):
         """How a module is tapped: its output; the leaves know more of heads."""
         return Tap
 
-    def loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The stock losses and those of the teacher."""
+    def _distilled_loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """``loss`` of a student that has it: the stock losses and the teacher's."""
         run = super().loss  # type: ignore[misc]
         return self.distiller.step(self, run, args, kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The stock forward; models without a ``loss`` method train through it."""
+        """The stock forward; in mode ``'loss'`` with the losses of the teacher."""
         run = super().forward
-        if kwargs.get('mode') != 'loss' or hasattr(super(), 'loss'):
+        named = inspect.signature(run).bind(*args, **kwargs).arguments
+        if kwargs.get('mode', named.get('mode')) != 'loss':
             return run(*args, **kwargs)
-        del kwargs['mode']
-        return self.distiller.step(
-            self, functools.partial(run, mode='loss'), args, kwargs
-        )
+        # `loss` called by it, whatever its arguments are, is the stock one.
+        return self.distiller.step(self, run, args, kwargs)
 
     def init_weights(self) -> None:
         """The stock initialisation, which never sees the distiller."""
@@ -153,7 +170,9 @@ def distilled_class(mixin: Any, student: Any) -> type:
         A subclass of both.
     """
     name = f'{mixin.__name__}[{student.__name__}]'
-    made = types.new_class(name, (mixin, student))
+    # A student may call a sub-module `loss`, which a method would hide.
+    own = dict(loss=mixin._distilled_loss) if hasattr(student, 'loss') else {}
+    made = types.new_class(name, (mixin, student), exec_body=lambda ns: ns.update(own))
     made.__module__ = mixin.__module__
     return made
 

@@ -50,6 +50,7 @@ class Distiller(nn.Module):
         self.factors = dict.fromkeys(losses, 1.0)
         self.resume_check = ResumeCheck()
         self._moves_teacher = True
+        self._is_stepping = False
         self._taps: dict[str, dict[str, type[Tap]]] = dict(student={}, teacher={})
         self._teacher_calls: dict[str, int] = {}
 
@@ -64,11 +65,11 @@ class Distiller(nn.Module):
             ValueError: For a wrong path, or sides that do not fit each other.
         """
         for loss in self.losses.values():
-            for side, model, path in (
-                ('student', student, loss.at),
-                ('teacher', self.teacher.model, loss.teacher_at),
+            for side, model, paths in zip(
+                self._taps, (student, self.teacher.model), _paths(loss)
             ):
-                self._taps[side][path] = tap_of(resolve(model, path))
+                for path in paths:
+                    self._taps[side][path] = tap_of(resolve(model, path))
         live = {name: loss for name, loss in self.losses.items() if loss.loss_weight}
         for name in self.losses.keys() - live.keys():
             # Off means off: the optimizer and gradient clipping see nothing of it.
@@ -80,10 +81,14 @@ class Distiller(nn.Module):
         device = next(student.parameters(), torch.zeros(())).device
         for tap in theirs.taps.values():
             tap.to(device)
+        yielded = [
+            {path: tap.value for path, tap in seen.taps.items()}
+            for seen in (ours, theirs)
+        ]
         for name, loss in live.items():
-            s, t = ours.taps.get(loss.at), theirs.taps.get(loss.teacher_at)
             try:
-                loss.prepare(s.value if s else None, t.value if t else None)
+                loss.prepare(yielded[0].get(loss.at), yielded[1].get(loss.teacher_at))
+                loss.prepare_also(*yielded)
             except (ValueError, TypeError) as error:
                 reasons = [r for r in (ours.failure, theirs.failure) if r]
                 because = f' ({"; ".join(reasons)})' if reasons else ''
@@ -98,6 +103,16 @@ class Distiller(nn.Module):
             for name, loss in self.losses.items()
             if loss.loss_weight * self.factors[name] > 0
         ]
+
+    def forget_idle_gradients(self) -> None:
+        """Let the optimizer pass over what the terms that are off have trained.
+
+        DDP leaves zeros there, with which weight decay and momentum would move it.
+        """
+        for name in self.losses.keys() - set(self.active):
+            for p in self.losses[name].parameters():
+                if p.grad is not None and not p.grad.any():
+                    p.grad = None
 
     def step(
         self, student: nn.Module, run_student: Any, args: tuple, kwargs: dict
@@ -116,12 +131,20 @@ class Distiller(nn.Module):
         Raises:
             ValueError: If a term has the name of a stock loss.
         """
+        if self._is_stepping:  # `loss` called by `forward`
+            return run_student(*args, **kwargs)
         self.resume_check.first_step(self)
         active = self.active
-        if active:
-            losses = self._distilled_step(active, student, run_student, args, kwargs)
-        else:
-            losses = run_student(*args, **kwargs)
+        self._is_stepping = True
+        try:
+            if active:
+                losses = self._distilled_step(
+                    active, student, run_student, args, kwargs
+                )
+            else:
+                losses = run_student(*args, **kwargs)
+        finally:
+            self._is_stepping = False
         for name, loss in self.losses.items():
             if name not in losses:
                 losses[name] = _silent(loss, student)
@@ -136,8 +159,11 @@ class Distiller(nn.Module):
         kwargs: dict,
     ) -> dict[str, Any]:
         batch = _batch_of(run_student, args, kwargs)
-        ours = {self.losses[name].at for name in active}
-        theirs = {self.losses[name].teacher_at for name in active}
+        ours: set[str] = set()
+        theirs: set[str] = set()
+        for name in active:
+            for paths, wanted in zip(_paths(self.losses[name]), (ours, theirs)):
+                wanted.update(paths)
         # The teacher goes first: its activations are freed before the student's
         # are held for the backward pass.
         teacher_taps = self.teacher.run(
@@ -153,11 +179,17 @@ class Distiller(nn.Module):
             raise ValueError(
                 f'losses must not have names of stock losses but {sorted(clash)} do'
             )
+        batch.student = {path: tap.value for path, tap in student_taps.items()}
+        batch.teacher = {path: tap.value for path, tap in teacher_taps.items()}
         for name in active:
             loss = self.losses[name]
-            s, t = student_taps[loss.at], teacher_taps[loss.teacher_at]
-            _check_counts(s, t)
-            losses[name] = self.factors[name] * loss(s.value, t.value, batch)
+            _check_counts(student_taps[loss.at], teacher_taps[loss.teacher_at])
+            s, t = batch.student[loss.at], batch.teacher[loss.teacher_at]
+            losses[name] = self.factors[name] * loss(s, t, batch)
+            # mmengine adds up whatever has 'loss' in its name.
+            prefix = name.replace('loss', '').strip('_')
+            losses.update({f'{prefix}_{k}': v for k, v in batch.logs.items()})
+            batch.logs = {}
         return losses
 
     def _apply(self, fn: Any, recurse: bool = True) -> Distiller:
@@ -189,10 +221,17 @@ class Distiller(nn.Module):
         return f'teacher {self.teacher!r}; {"; ".join(terms) or "no losses"}'
 
 
+def _paths(loss: DistillLoss) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a loss taps in the student and in the teacher."""
+    return (loss.at, *loss.also_at), (loss.teacher_at, *loss.teacher_also_at)
+
+
 def _batch_of(function: Any, args: tuple, kwargs: dict) -> Batch:
     # Keywords come in the order of the data set's dict, not of the signature.
     bound = inspect.signature(function).bind(*args, **kwargs)
-    values = [*bound.args, *bound.kwargs.values()]
+    bound.arguments.pop('mode', None)
+    named = {key: value for key, value in bound.kwargs.items() if key != 'mode'}
+    values = [*bound.args, *named.values()]
     if not values:
         raise ValueError('loss() must be given the inputs')
     return Batch(values[0], values[1] if len(values) > 1 else None)

@@ -50,6 +50,17 @@ def dry_run(
 
     Raises:
         RuntimeError: If a tapped module runs inside gradient checkpointing.
+
+    Example:
+        >>> from mmengine.model import BaseModel
+        >>> class Toy(BaseModel):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.body = nn.Conv2d(3, 8, 1, stride=4)
+        ...     def forward(self, inputs, data_samples=None, mode='tensor'):
+        ...         return self.body(inputs)
+        >>> dry_run(Toy(), {'body': Tap}).taps['body'].value.shape
+        torch.Size([2, 8, 32, 32])
     """
     seen = DryRun()
     for size in SIZES:

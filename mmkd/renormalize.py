@@ -42,19 +42,16 @@ class Normalization:
         )
         if mean is None or std is None:
             mean, std = torch.zeros(1), torch.ones(1)
-        # mmseg spells two of the attributes in its own way.
-        flipped = getattr(
-            preprocessor,
-            '_channel_conversion',
-            getattr(preprocessor, 'channel_conversion', False),
-        )
+        # mmengine and mmdet, mmseg, mmpretrain: each has its own name for it.
+        names = ('_channel_conversion', 'channel_conversion', 'to_rgb')
+        flipped = any(getattr(preprocessor, name, False) for name in names)
         pad_value = getattr(
             preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0.0)
         )
         return cls(
             tuple(mean.flatten().tolist()),
             tuple(std.flatten().tolist()),
-            bool(flipped),
+            flipped,
             float(pad_value),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -85,8 +85,9 @@ class HeadView(Tap):
     @property
     def outputs(self) -> Any:
         """What the head's ``forward`` returned in its only call."""
-        (call,) = self.calls['forward']
-        return call.output
+        if self.count != 1:
+            raise ValueError(f'{self.path!r} must run once but ran {self.count} times')
+        return self.calls['forward'][0].output
 
     @property
     def logits(self) -> list[Tensor]:
@@ -99,7 +100,7 @@ def resolve(model: nn.Module, path: str) -> nn.Module:
 
     Args:
         model: Where to look.
-        path: Such as ``'neck'`` or ``'backbone.layer4'``.
+        path: Such as ``'neck'`` or ``'backbone.layer4'``; empty for the model.
 
     Returns:
         The sub-module.
@@ -116,7 +117,7 @@ def resolve(model: nn.Module, path: str) -> nn.Module:
     """
     module = model
     walked: list[str] = []
-    for name in path.split('.'):
+    for name in path.split('.') if path else ():
         # Not named_children(): that gives a shared module under one name only.
         children = {k: v for k, v in module._modules.items() if v is not None}
         if name not in children:
@@ -136,12 +137,19 @@ def resolve(model: nn.Module, path: str) -> nn.Module:
 
 def move(value: Any, device: torch.device) -> Any:
     """Move every tensor of nested tuples, lists and dicts to a device."""
+    # Nothing waits for a copy to the CPU: it would be read before it is complete.
+    wait = torch.device(device).type == 'cpu'
+    return _each(value, lambda tensor: tensor.to(device, non_blocking=not wait))
+
+
+def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to every tensor of nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return function(value)
     if isinstance(value, dict):
-        return {key: move(item, device) for key, item in value.items()}
+        return {key: _each(item, function) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        items = [move(item, device) for item in value]
+        items = [_each(item, function) for item in value]
         # A named tuple takes its items one by one.
         return type(value)(*items) if hasattr(value, '_fields') else type(value)(items)
     return value
@@ -199,7 +207,10 @@ def record(
                     'checkpointed block or set with_cp=False'
                 )
             output = original(*args, **kwargs)
-            tap.calls[name].append(Call(args, kwargs, output))
+            # A copy: what follows (`ReLU(inplace=True)`, `out += identity`) may
+            # change the tensor, and in the teacher nothing follows the last tap.
+            kept = _each(output, Tensor.clone) if name == 'forward' else output
+            tap.calls[name].append(Call(args, kwargs, kept))
             if name == 'forward' and finished():
                 raise StopForward
             return output

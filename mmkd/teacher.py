@@ -90,7 +90,7 @@ class Teacher:
         inputs = self._renormalize(batch) if self._renormalize else batch.inputs
         if self.device is not None:
             inputs = move(inputs, self.device)
-        self._follow(inputs)
+        inputs = self._met(inputs)
         samples = _shallow_copies(batch.data_samples)
         with record(self.model, tap_types, stop_after) as taps:
             heads = [tap.module for tap in taps.values() if tap.training_outputs]
@@ -106,13 +106,17 @@ class Teacher:
                 tap.to(batch.inputs.device)
         return taps
 
-    def _follow(self, inputs: Any) -> None:
-        """Go to the inputs: a copy of the student, which moved alone, may train."""
+    def _met(self, inputs: Any) -> Any:
+        """Inputs that the network can read; it goes to their device.
+
+        A copy of the student that was moved or cast alone may train.
+        """
         parameter = next(self.model.parameters(), None)
         if not isinstance(inputs, Tensor) or parameter is None:
-            return
+            return inputs
         if parameter.device != inputs.device:
             self.model.to(inputs.device)
+        return inputs.to(parameter.dtype) if inputs.is_floating_point() else inputs
 
     def __deepcopy__(self, memo: dict) -> Teacher:
         return self
@@ -140,6 +144,11 @@ def build_teacher(
         ValueError: If the weights are missing or do not fit.
         FileNotFoundError: If a named file does not exist.
         TypeError: If ``teacher`` is none of the above.
+
+    Example:
+        >>> teacher = build_teacher(nn.Linear(2, 1))
+        >>> teacher.model.training, teacher.model.weight.requires_grad
+        (False, False)
     """
     if isinstance(teacher, nn.Module):
         return Teacher(teacher)

@@ -18,7 +18,7 @@ from torch import nn
 from .compat.checkpoint import fetch, load_file
 from .compat.config_text import parse_config_text
 from .compat.config_types import require_registered_types
-from .config import load_config
+from .config import load_config, student_config
 
 #: Keys that may be missing from, or left over in, a teacher's checkpoint without
 #: a word from the user: buffers that carry no knowledge. Left-over ones are
@@ -110,8 +110,12 @@ def load_strictly(
     if isinstance(allow_missing, str):
         allow_missing = [allow_missing]
     result, shapes = _load(model, state)
-    allowed = (*HARMLESS, *allow_missing, *shapes)
-    missing = [k for k in result.missing_keys if not _matches(k, allowed)]
+    allowed = (*allow_missing, *shapes)
+    # Only a buffer makes itself; a weight of such a name is missed.
+    buffers = {name for name, _ in model.named_buffers() if _matches(name, HARMLESS)}
+    missing = [
+        k for k in result.missing_keys if k not in buffers and not _matches(k, allowed)
+    ]
     left_over = [k for k in result.unexpected_keys if _matches(k, HARMLESS)]
     unexpected = [k for k in result.unexpected_keys if k not in left_over]
     if left_over:
@@ -210,10 +214,8 @@ def _stored_config(contents: Any, path: Path) -> Config:
 def _build(cfg: Any, scope: str | None) -> nn.Module:
     if not cfg.get('model'):
         raise ValueError(f'{cfg.filename or "the config of the teacher"} has no model')
-    model_cfg = copy.deepcopy(cfg.model)
-    if 'student' in model_cfg and str(model_cfg.get('type', '')).startswith('mmkd.'):
-        # A distilled model as the next teacher is its student.
-        model_cfg = model_cfg.student
+    # A distilled model as the next teacher is its student.
+    model_cfg = copy.deepcopy(student_config(cfg).model)
     if cfg.get('data_preprocessor') and not model_cfg.get('data_preprocessor'):
         model_cfg.data_preprocessor = copy.deepcopy(cfg.data_preprocessor)
     _drop_pretrained(model_cfg)

@@ -90,3 +90,10 @@ def test_serves_as_the_neck_of_a_stock_detector():
 def test_a_single_level_may_be_a_tensor():
     (y,) = FeatureImitationNeck(8, 4)(torch.zeros(2, 8, 4, 4))
     assert y.shape == (2, 4, 4, 4)
+
+
+def test_an_init_cfg_of_its_own_is_followed():
+    init = dict(type='Constant', layer='Conv2d', val=0.5, bias=0.25)
+    adapter = build_adapter(dict(in_channels=2, out_channels=3, init_cfg=init))
+    assert adapter.convs[0].weight.eq(0.5).all()
+    assert adapter.convs[0].bias.eq(0.25).all()

@@ -5,6 +5,7 @@ import importlib.util
 
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 
 import mmkd.config
 from mmkd.config import (
@@ -19,6 +20,7 @@ from mmkd.config import (
     teacher_options,
     without_run,
 )
+from mmkd.hooks import DistillerStateHook
 
 LOSSES = dict(loss_hint=dict(type='mmkd.FeatureImitationLoss', at='neck'))
 
@@ -97,9 +99,9 @@ def test_a_config_given_is_copied():
 
 
 def test_presets_are_the_files_of_their_folder():
-    assert {'hint', 'cwd'} <= set(method_names())
+    assert {'hint', 'cwd', 'ld'} <= set(method_names())
     for name in method_names():
-        for scope in ('mmdet', 'mmseg'):
+        for scope in ('mmdet', 'mmseg') if name != 'ld' else ('mmdet',):
             for loss in method_losses(name, scope).values():
                 assert loss['type'].startswith('mmkd.')
 
@@ -165,6 +167,19 @@ def test_hooks_come_and_go():
     cfg.default_hooks.plan = dict(type='mmkd.DistillScheduleHook', losses={})
     cfg.custom_hooks.append(dict(type='mmkd.DistillScheduleHook', losses={}))
     assert student_config(cfg).to_dict() == stock(**before).to_dict()
+
+
+def test_a_config_without_hooks_saves_as_the_runner_would():
+    hooks = add_default_hooks(stock()).default_hooks
+    assert hooks.checkpoint == dict(type='mmkd.AtomicCheckpointHook', interval=1)
+
+
+def test_types_of_new_style_configs_are_classes():
+    own = dict(checkpoint=dict(type=CheckpointHook, interval=2))
+    cfg = add_default_hooks(stock(default_hooks=own))
+    assert cfg.default_hooks.checkpoint.type == 'mmkd.AtomicCheckpointHook'
+    cfg = stock(default_hooks=dict(state=dict(type=DistillerStateHook)))
+    assert student_config(cfg).default_hooks == {}
 
 
 def test_hooks_that_the_config_chose_stay():

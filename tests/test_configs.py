@@ -59,6 +59,9 @@ def ready(path: Path) -> Config:
     cfg = train_config(str(ROOT / path))
     if is_distilled(cfg):
         cfg.model.teacher = random_teacher(cfg.model.teacher)
+    if 'teacher_ckpt' in cfg.model:  # MMDetection's own distiller
+        cfg.model.teacher_config = str(ROOT.parent / cfg.model.teacher_config)
+        cfg.model.teacher_ckpt = None
     if model_scope(cfg) == 'mmseg':
         merge_options(cfg, {'model.data_preprocessor.size': (64, 64)})
     return cfg
@@ -72,7 +75,8 @@ def built(cfg: Config) -> torch.nn.Module:
 
 def trained_one_step(cfg: Config) -> tuple[torch.nn.Module, dict]:
     """The model after a step of the config's own optimizer, and what it logged."""
-    model = built(cfg).train()
+    model = built(cfg)
+    model.train()  # MMDetection's distiller returns nothing
     scope = model_scope(cfg)
     with DefaultScope.overwrite_default_scope(scope):
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)

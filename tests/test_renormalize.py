@@ -148,6 +148,15 @@ def test_no_preprocessor_is_no_normalisation(preprocessor):
     assert Normalization.of(preprocessor) == Normalization()
 
 
+@pytest.mark.parametrize(
+    'name', ['_channel_conversion', 'channel_conversion', 'to_rgb']
+)
+def test_every_library_has_its_name_for_the_channel_order(name):
+    preprocessor = torch.nn.Identity()  # mmpretrain's are named to_rgb
+    setattr(preprocessor, name, True)
+    assert Normalization.of(preprocessor).flipped
+
+
 def test_a_teacher_is_given_its_own_inputs(toy_model):
     student = ImgDataPreprocessor(**PREPROCESSORS['imagenet'])
     own = ImgDataPreprocessor(**PREPROCESSORS['caffe'])

@@ -300,3 +300,23 @@ def test_a_distilled_model_teaches_as_its_student(weights, save):
     teacher = build_teacher(dict(config=cfg, checkpoint=save(weights)))
     assert_same(teacher.model, weights)
     assert not hasattr(teacher.model, 'distiller')
+
+
+def test_its_preprocessor_may_stand_beside_the_student(weights, save):
+    cfg = distill_config(Config.fromstring(TOY, '.py'), 'gone.pth', {})
+    cfg.model.student.pop('data_preprocessor', None)
+    cfg.model.data_preprocessor = dict(
+        type='ImgDataPreprocessor', mean=[1.0, 2, 3], std=[4.0, 5, 6]
+    )
+    teacher = build_teacher(dict(config=cfg, checkpoint=save(weights)))
+    assert teacher.model.data_preprocessor.mean.flatten().tolist() == [1, 2, 3]
+
+
+def test_a_weight_of_a_harmless_name_is_missed():
+    model = nn.Module()
+    model.attn_mask = nn.Parameter(torch.zeros(1))
+    with pytest.raises(ValueError, match='missing: attn_mask'):
+        load_strictly(model, {})
+    model = nn.Module()
+    model.register_buffer('attn_mask', torch.zeros(1))
+    load_strictly(model, dict(ema_weight=torch.zeros(1)))

@@ -6,6 +6,6 @@ model = dict(
     student={{_base_.model}},
     teacher='mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py',
     losses=dict(
-        loss_cwd=dict(type='mmkd.ChannelWiseDivergenceLoss', at='neck', loss_weight=10)
+        loss_cwd=dict(type='mmkd.ChannelWiseDivergenceLoss', at='neck', loss_weight=50)
     ),
 )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextvars
 import copy
 import functools
+import importlib.abc
+import importlib.machinery
 import os
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +27,13 @@ __all__ = ['install_checkpoint_loading']
 _stored_config: contextvars.ContextVar[Callable[[Config], None] | None] = (
     contextvars.ContextVar('stored_config', default=None)
 )
+
+
+#: Modules of the host libraries -> function that builds a model of a config.
+_APIS = {
+    'mmdet.apis.inference': 'init_detector',
+    'mmseg.apis.inference': 'init_model',
+}
 
 
 def install_checkpoint_loading() -> None:
@@ -59,6 +69,43 @@ def install_checkpoint_loading() -> None:
         method = getattr(owner, name)
         setattr(owner, name, _handling_stored_config(method, check))
     BaseInferencer._init_model = _of_the_student(BaseInferencer._init_model)
+    sys.meta_path.insert(0, _ApisFinder())
+    for module in _APIS.keys() & sys.modules.keys():
+        _take_distilled(sys.modules[module])
+
+
+class _ApisFinder(importlib.abc.MetaPathFinder):
+    """Lets ``init_detector`` and ``init_model`` take a distillation config."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname not in _APIS:
+            return None
+        spec: Any = importlib.machinery.PathFinder.find_spec(fullname, path)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: types.ModuleType) -> None:
+                execute(module)
+                _take_distilled(module)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+def _take_distilled(module: types.ModuleType) -> None:
+    name = _APIS[module.__name__]
+    stock = getattr(module, name)
+
+    @functools.wraps(stock)
+    def wrapper(config: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(config, (str, os.PathLike)):
+            config = Config.fromfile(config)
+        return stock(_student_alone(config), *args, **kwargs)
+
+    setattr(module, name, wrapper)
+    package = sys.modules.get(module.__name__.rpartition('.')[0])
+    if getattr(package, name, None) is stock:  # mmkd was imported later
+        setattr(package, name, wrapper)
 
 
 def _of_the_student(method: Any) -> Any:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
+from mmdet.models.dense_heads import GFLHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
+from ..batch import Batch
 from ..taps import HeadView, Tap
 
 
@@ -17,13 +21,64 @@ class DenseHeadView(HeadView):
 
     The targets are the ones the head computed for its own loss; assigning
     them again would cost time, and random samplers would draw others.
+
+    Rows are priors, level by level, then image by image, then in the order of the
+    head's own prior generator.
     """
 
-    methods = ('forward', 'get_targets')
+    methods = ('forward', 'get_targets', 'edge_distributions')
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f'{type(self.module).__name__} ({self.path!r})'
+
+    @property
+    def strides(self) -> list[tuple[int, int]]:
+        """Stride of every level in pixels, (x, y)."""
+        return [tuple(stride) for stride in self.module.prior_generator.strides]
+
+    @property
+    def num_priors(self) -> list[int]:
+        """Priors per location, level by level."""
+        return list(self.module.prior_generator.num_base_priors)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, without a background."""
+        return self.module.num_classes
+
+    @property
+    def num_logits(self) -> int:
+        """Class logits of a prior; a softmax has one more for the background."""
+        return self.module.cls_out_channels
+
+    @property
+    def bins(self) -> int | None:
+        """Bins of an edge's distribution; ``None`` if the head predicts none."""
+        distributional = isinstance(self.module, GFLHead) or hasattr(
+            self.module, 'edge_distributions'
+        )
+        return self.module.reg_max + 1 if distributional else None
+
+    @property
+    def bin_sizes(self) -> list[list[float]]:
+        """Pixels per bin, of every level and prior of a location."""
+        if hasattr(self.module, 'bin_sizes'):
+            return self.module.bin_sizes
+        return [
+            [float(stride[0])] * count
+            for stride, count in zip(self.strides, self.num_priors)
+        ]
 
     @property
     def logits(self) -> list[Tensor]:
-        return list(self.outputs[0])
+        outputs = self.outputs
+        width = self.module.cls_out_channels
+        # YOLOv3 returns maps of boxes, objectness and classes in one.
+        if len(outputs) < 2 or any(m.shape[1] % width for m in outputs[0]):
+            raise ValueError(f'{self.name} has no class logits of their own')
+        return list(outputs[0])
 
     @property
     def boxes(self) -> list[Tensor]:
@@ -31,9 +86,108 @@ class DenseHeadView(HeadView):
         return list(self.outputs[1])
 
     @property
+    def distributions(self) -> list[Tensor]:
+        """Logits of the edges' bins, (N, A * 4 * bins, H, W) per level."""
+        if self.bins is None:
+            raise ValueError(f'{self.name} predicts no distributions of edges')
+        announced = self.calls.get('edge_distributions')
+        return announced[-1].output if announced else self.boxes
+
+    @cached_property
+    def edge_rows(self) -> Tensor:
+        """Logits of the bins of left, top, right and bottom edge, (rows, 4, bins)."""
+        assert self.bins is not None
+        return _rows(self.distributions, 4 * self.bins).unflatten(1, (4, self.bins))
+
+    @property
+    def expected_boxes(self) -> Tensor:
+        """Boxes of the expected edges in input pixels, (rows, 4), detached."""
+        assert self.bins is not None
+        chance = self.edge_rows.detach().float().softmax(2)
+        edges = chance @ torch.arange(self.bins, device=chance.device).float()
+        images = len(self.logits[0])
+        boxes = []
+        for prior, sizes in zip(self.priors, self.bin_sizes):
+            size = prior.new_tensor(sizes).repeat(len(prior) // len(sizes))
+            centre = (prior[:, :2] + prior[:, 2:]) / 2
+            boxes.append(torch.cat([centre, size[:, None]], 1).repeat(images, 1))
+        place = torch.cat(boxes)
+        centre, distances = place[:, :2], edges * place[:, 2:]
+        return torch.cat([centre - distances[:, :2], centre + distances[:, 2:]], 1)
+
+    @cached_property
     def class_rows(self) -> Tensor:
-        """Class logits, one row per prior: (rows, C), level by level, then image."""
+        """Class logits, one row per prior: (rows, C)."""
         return _rows(self.logits, self.module.cls_out_channels)
+
+    @property
+    def scores(self) -> Tensor:
+        """Class probabilities without a background's, detached, (rows, classes)."""
+        logits = self.class_rows.detach().float()
+        if self.module.use_sigmoid_cls:
+            return logits.sigmoid()
+        return logits.softmax(1)[:, : self.num_classes]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of every level's map."""
+        return [(m.shape[2], m.shape[3]) for m in self.logits]
+
+    @cached_property
+    def priors(self) -> list[Tensor]:
+        """Prior boxes of every level in input pixels, (P, 4).
+
+        A point becomes the square of 8 strides around it, ATSS's anchor.
+        """
+        grids = self.module.prior_generator.grid_priors(
+            self.sizes, device=self.logits[0].device
+        )
+        boxes = []
+        for grid, stride in zip(grids, self.strides):
+            prior = get_box_tensor(grid)
+            if prior.shape[1] == 2:
+                half = prior.new_tensor(stride) * 4
+                prior = torch.cat([prior - half, prior + half], 1)
+            boxes.append(prior)
+        return boxes
+
+    def valid_priors(self, batch: Batch) -> list[Tensor]:
+        """Which priors lie in an image and not in the batch's padding.
+
+        Args:
+            batch: The batch that the head saw.
+
+        Returns:
+            Boolean mask over the priors of all levels for every image, (P,).
+        """
+        flags = []
+        for sample in batch.data_samples:
+            shape = getattr(sample, 'pad_shape', batch.inputs.shape[2:])
+            valid = self.module.prior_generator.valid_flags(
+                self.sizes, shape, device=self.logits[0].device
+            )
+            flags.append(torch.cat(valid))
+        return flags
+
+    def to_rows(self, values: Tensor) -> Tensor:
+        """Values per image and prior in the order of the rows.
+
+        Args:
+            values: Shape (N, P), the priors of all levels.
+
+        Returns:
+            Shape (N * P,).
+        """
+        counts = [len(prior) for prior in self.priors]
+        return torch.cat([part.reshape(-1) for part in values.split(counts, 1)])
+
+    @property
+    def levels(self) -> Tensor:
+        """Level of every row, (rows,)."""
+        counts = [m[:, 0].numel() for m in self.logits]
+        rows = torch.tensor(counts) * torch.tensor(self.num_priors)
+        level = torch.arange(len(rows)).repeat_interleave(rows)
+        return level.to(self.logits[0].device)
 
     @property
     def box_rows(self) -> Tensor:
@@ -50,7 +204,9 @@ class DenseHeadView(HeadView):
 
     @property
     def label_weights(self) -> Tensor:
-        """Weight of every prior in the classification loss, (rows,)."""
+        """Weight of every prior in the classification loss, (rows,); 1 in FCOS."""
+        if 'label_weights' not in self._targets():
+            return torch.ones_like(self.labels, dtype=torch.float32)
         return self._target('label_weights')
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
 
 from ..registry import HOOKS
 from ._runner import distiller_of, is_iteration_based
@@ -102,6 +103,15 @@ class DistillScheduleHook(Hook):
         if unknown:
             raise ValueError(
                 f'DistillScheduleHook names {unknown} but the model distils {known}'
+            )
+        if distiller is None:
+            return
+        wrappers = runner.optim_wrapper
+        if not isinstance(wrappers, OptimWrapperDict):
+            wrappers = dict(all=wrappers)
+        for wrapper in wrappers.values():
+            wrapper.optimizer.register_step_pre_hook(
+                lambda *_: distiller.forget_idle_gradients()
             )
 
     def before_train_iter(

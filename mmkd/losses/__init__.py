@@ -2,15 +2,29 @@
 
 from .base import DistillLoss
 from .channel_wise_divergence import ChannelWiseDivergenceLoss, channel_wise_divergence
+from .classification_distillation import (
+    ClassificationDistillationLoss,
+    classification_distillation_loss,
+)
 from .feature_imitation import FeatureImitationLoss, feature_imitation_loss
+from .localization_distillation import (
+    LocalizationDistillationLoss,
+    localization_distillation_loss,
+)
 from .soft_target import SoftTargetLoss, soft_target_loss
+from .valuable_localization_region import valuable_localization_region
 
 __all__ = [
     'ChannelWiseDivergenceLoss',
+    'ClassificationDistillationLoss',
     'DistillLoss',
     'FeatureImitationLoss',
+    'LocalizationDistillationLoss',
     'SoftTargetLoss',
     'channel_wise_divergence',
+    'classification_distillation_loss',
     'feature_imitation_loss',
+    'localization_distillation_loss',
     'soft_target_loss',
+    'valuable_localization_region',
 ]

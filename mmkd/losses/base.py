@@ -31,6 +31,11 @@ class DistillLoss(nn.Module):
         ValueError: If a path is empty or the weight is negative or not finite.
     """
 
+    #: Further paths whose taps :meth:`distance` reads from ``batch.student`` and
+    #: ``batch.teacher``.
+    also_at: tuple[str, ...] = ()
+    teacher_also_at: tuple[str, ...] = ()
+
     def __init__(
         self, at: str, loss_weight: float = 1.0, teacher_at: str | None = None
     ) -> None:
@@ -63,6 +68,9 @@ class DistillLoss(nn.Module):
         Raises:
             ValueError: If the two do not fit each other.
         """
+
+    def prepare_also(self, student: dict[str, Any], teacher: dict[str, Any]) -> None:
+        """The same for the further paths: path -> what its tap yielded."""
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         """Unweighted value of the loss, a scalar; defined by the subclass."""

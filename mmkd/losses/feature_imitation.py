@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,11 +12,20 @@ from torch import Tensor
 from ..adapters import build_adapter
 from ..batch import Batch
 from ..registry import MODELS
-from .base import DistillLoss, paired_levels
+from .base import DistillLoss, levels, paired_levels
+from .head_rows import check_heads
+from .imitation_region import (
+    OF_THE_HEAD,
+    REGIONS,
+    fine_grained_region,
+    general_instance_region,
+)
 from .precision import check_mask, check_same_shape, full_precision
 
 NORMS = ('l2', 'l1')
 RESIZE_MODES = ('nearest', 'bilinear', 'bicubic', 'area')
+#: What the background counts for beside the objects in the decoupled region.
+BACKGROUND_WEIGHT = 2.0
 
 
 @full_precision
@@ -70,6 +80,7 @@ def feature_imitation_loss(
         return error.sum() / max(error.numel(), 1)
     check_mask(mask, student)
     mask = mask.to(error.dtype)
+    error = error.masked_fill(mask == 0, 0)  # infinity times 0 would be NaN
     selected = mask.sum() * student.shape[1]
     # An empty selection divides 0 by 1: a zero that still reaches the student.
     return (error * mask).sum() / selected.masked_fill(selected == 0, 1)
@@ -81,7 +92,7 @@ class FeatureImitationLoss(DistillLoss):
 
     The student side passes a 1x1 convolution (a fully connected layer for
     vectors and token sequences), also where the widths agree: Chen et al. saw
-    1.1 mAP from adapting alone. Padded areas are masked out.
+    1.1 mAP from adapting alone. Padded areas of maps are masked out.
 
     Args:
         at: Tapped sub-module of the student; yields a tensor or a tuple.
@@ -95,9 +106,19 @@ class FeatureImitationLoss(DistillLoss):
             width where they differ: ``'bilinear'``, ``'nearest'``,
             ``'bicubic'`` or ``'area'``. ``None`` makes a difference an error.
         teacher_at: Tapped sub-module of the teacher; ``at`` if not given.
+        region: Which positions count. ``'whole'``: all. ``'inside_gt'``: those in
+            the box of an object. ``'decoupled'``: the mean over them and twice
+            the mean over the others. ``'fine_grained'``: those with a prior whose
+            IoU exceeds half of the object's best prior's. ``'gi'``: where the two
+            networks' predictions differ most (general instances), see
+            :func:`~mmkd.losses.imitation_region.general_instance_region`.
+        region_at: Dense head, the same path in both networks, whose priors or
+            predictions define ``'fine_grained'`` and ``'gi'``. Its levels must be
+            those of ``at``.
 
     Raises:
-        ValueError: When the model is built: levels or sizes that do not match.
+        ValueError: When the model is built: levels or sizes that do not match, or
+            a head that cannot define the region.
 
     Example:
         >>> import torch
@@ -118,8 +139,18 @@ class FeatureImitationLoss(DistillLoss):
         adapter: dict | None = None,
         resize: str | None = None,
         teacher_at: str | None = None,
+        region: str = 'whole',
+        region_at: str = 'bbox_head',
     ) -> None:
         super().__init__(at, loss_weight, teacher_at)
+        if region not in REGIONS:
+            raise ValueError(f'region must be one of {REGIONS} but is {region!r}')
+        self.region = region
+        self.region_at = region_at
+        if region in OF_THE_HEAD:
+            self.also_at = (region_at,)
+        if region == 'gi':
+            self.teacher_also_at = (region_at,)
         if norm not in NORMS:
             raise ValueError(f'norm must be one of {NORMS} but is {norm!r}')
         if resize is not None and resize not in RESIZE_MODES:
@@ -151,6 +182,22 @@ class FeatureImitationLoss(DistillLoss):
                     f'yields {tuple(adapted.shape)}'
                 )
 
+    def prepare_also(self, student: dict[str, Any], teacher: dict[str, Any]) -> None:
+        if self.region not in OF_THE_HEAD:
+            return
+        heads = student.get(self.region_at), teacher.get(self.region_at)
+        if self.region == 'gi':
+            check_heads(*heads, distributions=True)
+        else:
+            check_heads(heads[0], heads[0], distributions=False)
+        sizes = [tuple(x.shape[2:]) for x in levels(student[self.at])]
+        if sizes != heads[0].sizes:  # type: ignore[union-attr]
+            raise ValueError(
+                f'region {self.region!r} needs the levels of {self.region_at!r} but '
+                f'{self.at!r} yields maps of {sizes} and the head has '
+                f'{heads[0].sizes}'  # type: ignore[union-attr]
+            )
+
     @torch.no_grad()
     def _dry_adapt(self, pairs: list[tuple[Tensor, Tensor]]) -> Any:
         adapter: Any = self.adapter
@@ -166,16 +213,40 @@ class FeatureImitationLoss(DistillLoss):
         ours = [s for s, _ in pairs]
         if self.adapter is not None:
             ours = self.adapter(tuple(ours))
+        regions = self._regions(ours, batch)
         terms = []
-        for adapted, (_, target) in zip(ours, pairs):
+        for adapted, (_, target), region in zip(ours, pairs, regions):
             target = target.detach()
             if self.resize is not None and adapted.shape[2:] != target.shape[2:]:
                 target = F.interpolate(
                     target.float(), size=adapted.shape[2:], mode=self.resize
                 )
-            mask = batch.valid_mask(adapted) if batch is not None else None
-            terms.append(feature_imitation_loss(adapted, target, mask, self.norm))
+            valid = batch.valid_mask(adapted) if batch is not None else None
+            if region is None:
+                terms.append(feature_imitation_loss(adapted, target, valid, self.norm))
+                continue
+            within = region if valid is None else region & valid
+            term = feature_imitation_loss(adapted, target, within, self.norm)
+            if self.region == 'decoupled':
+                beyond = ~region if valid is None else ~region & valid
+                term = term + BACKGROUND_WEIGHT * feature_imitation_loss(
+                    adapted, target, beyond, self.norm
+                )
+            terms.append(term)
         return sum(terms) / len(terms)  # type: ignore[return-value]
+
+    def _regions(self, maps: Any, batch: Batch | None) -> Sequence[Tensor | None]:
+        """Mask of every level; ``None`` selects all positions."""
+        if self.region == 'whole':
+            return [None] * len(maps)
+        if batch is None:
+            raise ValueError(f'region {self.region!r} needs the batch')
+        if self.region == 'fine_grained':
+            return fine_grained_region(batch.student[self.region_at], batch)
+        if self.region == 'gi':
+            heads = batch.student[self.region_at], batch.teacher[self.region_at]
+            return general_instance_region(*heads, batch)
+        return [batch.inside_gt(x) for x in maps]
 
 
 def adapter_between(pairs: list[tuple[Tensor, Tensor]]) -> Any:

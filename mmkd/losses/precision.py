@@ -65,7 +65,21 @@ def check_mask(mask: Tensor, features: Tensor) -> None:
         raise ValueError(f'mask must have shape {expected} but has {tuple(mask.shape)}')
 
 
+def check_rows(logits: Tensor, weight: Tensor | None) -> None:
+    """Raise ``ValueError`` unless logits are rows, with one weight each."""
+    if logits.dim() != 2:
+        raise ValueError(
+            f'logits must have shape (N, K) but have {tuple(logits.shape)}'
+        )
+    if weight is not None and tuple(weight.shape) != (len(logits),):
+        raise ValueError(
+            f'weight must have shape {(len(logits),)} but has {tuple(weight.shape)}'
+        )
+
+
 def check_temperature(temperature: float) -> None:
     """Raise ``ValueError`` unless the temperature is positive and finite."""
+    if not isinstance(temperature, (int, float)):
+        raise TypeError(f'temperature must be a number but is {temperature!r}')
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f'temperature must be finite and > 0 but is {temperature}')

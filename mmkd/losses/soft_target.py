@@ -9,12 +9,15 @@ from torch import Tensor
 from ..batch import Batch
 from ..registry import MODELS
 from .base import DistillLoss, paired_levels
-from .precision import check_same_shape, check_temperature, full_precision
+from .precision import check_mask, check_same_shape, check_temperature, full_precision
 
 
 @full_precision
 def soft_target_loss(
-    student: Tensor, teacher: Tensor, temperature: float = 1.0
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
 ) -> Tensor:
     r"""KL divergence between softened class distributions.
 
@@ -34,6 +37,7 @@ def soft_target_loss(
         student: Logits, shape (N, C, ...) with the classes on axis 1.
         teacher: Tensor of the same shape. Detached internally.
         temperature: Softmax temperature T; must be > 0.
+        mask: Positions that count, boolean, shape (N, 1, H, W); all if not given.
 
     Returns:
         Scalar tensor, in nats. A differentiable zero if N is 0.
@@ -55,8 +59,11 @@ def soft_target_loss(
         )
     log_s = (student / temperature).log_softmax(1)
     log_t = (teacher.detach() / temperature).log_softmax(1)
-    total = (log_t.exp() * (log_t - log_s)).sum()
-    return total * temperature**2 / max(student.shape[0], 1)
+    terms = (log_t.exp() * (log_t - log_s)).sum(1, keepdim=True)
+    if mask is not None:
+        check_mask(mask, student)
+        terms = terms.masked_fill(~mask.bool(), 0)
+    return terms.sum() * temperature**2 / max(student.shape[0], 1)
 
 
 @MODELS.register_module()
@@ -98,7 +105,9 @@ class SoftTargetLoss(DistillLoss):
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         terms = [
-            soft_target_loss(s, t, self.temperature)
+            soft_target_loss(
+                s, t, self.temperature, batch.valid_mask(s) if batch else None
+            )
             for s, t in paired_levels(student, teacher)
         ]
         return sum(terms) / len(terms)  # type: ignore[return-value]

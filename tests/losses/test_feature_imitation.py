@@ -298,3 +298,10 @@ def test_padding_is_left_out():
     expected = reference(s.numpy(), t.numpy(), 'l2', mask.numpy())
     actual = FeatureImitationLoss(at='neck')(s, t, batch)  # not prepared: no adapter
     assert actual.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_masked_may_be_infinite():
+    s, t = torch.zeros(1, 2, 1, 2), torch.ones(1, 2, 1, 2)
+    t[..., 1] = float('inf')
+    mask = torch.tensor([[[[True, False]]]])
+    assert feature_imitation_loss(s, t, mask).item() == 1

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.structures import BaseDataElement
 
+from mmkd.batch import Batch
 from mmkd.losses import SoftTargetLoss, soft_target_loss
 
 FUNCTION = soft_target_loss
@@ -165,3 +167,27 @@ def test_prepare_compares_the_shapes():
     loss.prepare(None, torch.zeros(2, 5))
     with pytest.raises(ValueError, match=r'have \(2, 5\) and \(2, 6\)'):
         loss.prepare(torch.zeros(2, 5), torch.zeros(2, 6))
+
+
+def test_masked_positions_do_not_count():
+    s, t = torch.randn(2, 2, 3, 2, 4, dtype=torch.float64)
+    mask = torch.zeros(2, 1, 2, 4, dtype=torch.bool)
+    mask[:, :, 0] = True
+    expected = soft_target_loss(s[..., :1, :], t[..., :1, :], 2.0)
+    torch.testing.assert_close(soft_target_loss(s, t, 2.0, mask), expected)
+
+
+def test_padding_is_masked_out():
+    samples = [BaseDataElement(metainfo=dict(img_shape=(8, 4))) for _ in range(2)]
+    batch = Batch(torch.zeros(2, 3, 8, 8), samples)
+    s = torch.randn(2, 3, 2, 2)
+    t = s.clone()
+    t[..., 1] += torch.randn(2, 3, 2)  # the right half is padding
+    loss = SoftTargetLoss(at='head')
+    assert loss(s, t, batch).item() == pytest.approx(0, abs=1e-6)
+    assert loss(s, t).item() > 0.1
+
+
+def test_a_temperature_is_a_number():
+    with pytest.raises(TypeError, match="temperature must be a number but is '2'"):
+        SoftTargetLoss(at='head', temperature='2')

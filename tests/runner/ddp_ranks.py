@@ -20,7 +20,7 @@ from toy import (
 )
 
 BOTH = dict(loss_hint=HINT, loss_cwd=CWD)
-SGD = dict(_delete_=True, type='SGD', lr=0.05, momentum=0.9)
+SGD = dict(_delete_=True, type='SGD', lr=0.05, momentum=0.9, weight_decay=0.1)
 #: Nothing random: two ranks with half the batch do what one does with all of it.
 JOINED = {
     'train_dataloader.dataset.augment': False,

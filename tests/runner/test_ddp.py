@@ -91,9 +91,8 @@ def test_equals_one_process_on_the_joined_batch(ranks, tmp_path):
         for name, value in whole.items():
             assert (one[name] + other[name]) / 2 == pytest.approx(value, abs=2e-6)
     assert [step['loss_hint'] > 0 for step in steps] == [True] * 4 + [False] * 4
-    ours = training_state(single)['model']
-    student = {k: v for k, v in ours.items() if not k.startswith('distiller.')}
-    for name, value in student.items():
+    # What the idle term has trained included: neither momentum nor decay moves it.
+    for name, value in training_state(single)['model'].items():
         torch.testing.assert_close(
             ranks[0]['joined']['state']['model'][name], value, rtol=0, atol=2e-6
         )

@@ -1,0 +1,25 @@
+_base_ = 'gfl_r18_fpn_1x_voc.py'
+custom_imports = dict(imports='mmkd')
+model = dict(
+    _delete_=True,
+    type='mmkd.DistillDetector',
+    student={{_base_.model}},
+    teacher=dict(
+        config='mmkd::ld/gfl_r101_fpn_1x_voc.py',
+        checkpoint='work_dirs/gfl_r101_fpn_1x_voc/epoch_4.pth',
+    ),
+    losses=dict(
+        loss_ld=dict(
+            type='mmkd.LocalizationDistillationLoss', temperature=10, loss_weight=15
+        ),
+        loss_ld_vlr=dict(
+            type='mmkd.LocalizationDistillationLoss',
+            region='vlr',
+            temperature=10,
+            loss_weight=30,
+        ),
+        loss_kd=dict(
+            type='mmkd.ClassificationDistillationLoss', temperature=2, loss_weight=35
+        ),
+    ),
+)

@@ -1,0 +1,1 @@
+"""Repeated training runs: a plan, its results, and a page of tables."""

@@ -1,0 +1,39 @@
+"""The page of all measured results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..fileio import replacing
+from .plan import Plan
+from .results import plan_report, read_results
+
+_HEAD = """# Results
+
+Measured with `python tools/reproduce.py`, which writes this page. Every number is from
+validation pictures after the last iteration, mean ± standard deviation (n - 1) over
+seeds {seeds}. All rows of a table have the same student, pictures, schedule and number
+of iterations. "Gap closed" is the share of the distance from the student alone to the
+teacher. Time is that of training on two CPU cores, without evaluation. The runs, one
+json line each with its command and its last losses, are in `docs/results/`; see
+[the demo's](results/demo.md), too.
+
+## BCCD
+"""
+
+
+def write_page(plans: Sequence[Plan], folder: Path, page: Path) -> None:
+    """Write the page, whole or not at all.
+
+    Args:
+        plans: The plans in order.
+        folder: Where their results are.
+        page: The file.
+    """
+    seeds = ', '.join(str(seed) for seed in plans[0].seeds)
+    parts = [_HEAD.format(seeds=seeds)]
+    for plan in plans:
+        parts.append(plan_report(plan, read_results(folder / f'{plan.name}.jsonl')))
+    with replacing(page) as temporary:
+        temporary.write_text('\n'.join(parts))

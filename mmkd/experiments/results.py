@@ -1,0 +1,168 @@
+"""Results of runs: one json line each, and tables made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .plan import TEACHER, Plan, Run
+
+METRICS = {
+    'AP': 'coco/bbox_mAP',
+    'AP50': 'coco/bbox_mAP_50',
+    'AP75': 'coco/bbox_mAP_75',
+}
+
+Result = Mapping[str, Any]
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The lines of a results file; none if there is no file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line]
+
+
+def append_result(path: Path, result: Result) -> None:
+    """Add a line, on disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a') as file:
+        file.write(json.dumps(result) + '\n')
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def result_of(run: Run, command: str, seconds: float, returncode: int) -> dict:
+    """What a finished run gave, from what it logged.
+
+    Args:
+        run: The run.
+        command: How it was started.
+        seconds: Its wall time.
+        returncode: Of the process; other than 0 it failed.
+
+    Returns:
+        Metrics in [0, 1], iterations, seconds of training (iterations times the mean
+        logged time) and of the whole process, or the last line of a failure.
+    """
+    result: dict[str, Any] = dict(
+        stage=run.stage, row=run.row, seed=run.seed, command=command
+    )
+    logged = _scalars(run.work_dir)
+    if returncode or not logged:
+        log = (run.work_dir / 'log.txt').read_text().strip().splitlines()
+        return dict(result, failure=log[-1] if log else f'exit code {returncode}')
+    evaluations = [line for line in logged if METRICS['AP'] in line]
+    times = [line['time'] for line in logged if 'loss' in line]
+    # CocoMetric logs nothing where a model finds nothing.
+    last = evaluations[-1] if evaluations else {}
+    result.update({name: last.get(key, 0.0) for name, key in METRICS.items()})
+    iterations = max(line['iter'] for line in logged if 'loss' in line)
+    result.update(
+        epochs=run.epochs,
+        iterations=iterations,
+        train_seconds=round(statistics.fmean(times) * iterations, 1),
+        seconds=round(seconds, 1),
+        losses={
+            key: round(value, 4)
+            for key, value in [line for line in logged if 'loss' in line][-1].items()
+            if key not in ('lr', 'data_time', 'time', 'epoch', 'iter', 'step', 'memory')
+        },
+    )
+    return result
+
+
+def _scalars(work_dir: Path) -> list[dict[str, Any]]:
+    """What the newest run of a work directory logged."""
+    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    if not files:
+        return []
+    return [json.loads(line) for line in files[-1].read_text().splitlines()]
+
+
+def plan_report(plan: Plan, results: Sequence[Result]) -> str:
+    """A plan's tables in Markdown, one per stage; what is missing is pending.
+
+    Args:
+        plan: The plan.
+        results: Its results so far.
+    """
+    parts = [f'### {plan.title}', '']
+    for stage, settings in plan.stages.items():
+        size = '{}x{}'.format(*settings.scale)
+        parts += [f'**{stage}**: {settings.epochs} epochs, {size} pixels', '']
+        rows = plan.rows_of(stage, results)
+        if not rows:
+            parts += ['Pending: its rows follow from the stage before.', '']
+            continue
+        parts += _table(plan, stage, rows, results)
+        failures = [r for r in results if r['stage'] == stage and 'failure' in r]
+        parts += [
+            f'- {r["row"]}, seed {r["seed"]}, failed: `{r["failure"]}`'
+            for r in failures
+        ]
+    return '\n'.join(parts).rstrip() + '\n'
+
+
+def _table(
+    plan: Plan, stage: str, rows: Sequence[str], results: Sequence[Result]
+) -> list[str]:
+    def done(row: str) -> list[Result]:
+        return [
+            r
+            for r in results
+            if r['stage'] == stage and r['row'] == row and 'failure' not in r
+        ]
+
+    alone = {r['seed']: r['AP'] for r in done(plan.baseline)}
+    teacher = done(TEACHER)
+    lines = [
+        '| | AP | AP50 | AP75 | minus alone, by seed | gap closed | time |',
+        '|---|---:|---:|---:|---:|---:|---:|',
+    ]
+    for row in [*rows, TEACHER]:
+        runs = done(row)
+        missing = (1 if row == TEACHER else len(plan.seeds)) - len(runs)
+        if not runs:
+            lines.append(f'| {row} | pending | | | | | |')
+            continue
+        name = row + (f' ({missing} pending)' if missing else '')
+        cells = [name, *(mean_std([r[m] for r in runs]) for m in METRICS)]
+        gains = [r['AP'] - alone[r['seed']] for r in runs if r['seed'] in alone]
+        if row in (plan.baseline, TEACHER) or not gains:
+            cells += ['', '']
+        else:
+            cells.append(signed(gains))
+            gap = teacher[0]['AP'] - statistics.fmean(alone.values()) if teacher else 0
+            share = statistics.fmean(gains) / gap if gap > 0 else None
+            cells.append('' if share is None else f'{share:.0%}')
+        minutes = statistics.fmean(r['train_seconds'] for r in runs) / 60
+        cells.append(f'{minutes:.1f} min')
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return [*lines, '']
+
+
+def mean_std(values: Sequence[float]) -> str:
+    """Mean and, of several values, their standard deviation (n - 1).
+
+    Example:
+        >>> mean_std([0.25]), mean_std([0.1, 0.2, 0.3])
+        ('0.250', '0.200 ± 0.100')
+    """
+    mean = f'{statistics.fmean(values):.3f}'
+    return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.3f}'
+
+
+def signed(values: Sequence[float]) -> str:
+    """Mean and standard deviation with a sign, such as of differences.
+
+    Example:
+        >>> signed([0.01, 0.03])
+        '+0.020 ± 0.014'
+    """
+    mean = f'{statistics.fmean(values):+.3f}'
+    return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.3f}'

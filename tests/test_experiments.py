@@ -1,0 +1,177 @@
+"""Plans of training runs, their results and the page made of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmkd.config import config_root
+from mmkd.experiments.page import write_page
+from mmkd.experiments.plan import TEACHER, Plan
+from mmkd.experiments.results import (
+    append_result,
+    plan_report,
+    read_results,
+    result_of,
+)
+from mmkd.training import train_config
+
+ROOT = Path(__file__).resolve().parents[1]
+PLANS = sorted((config_root() / '_experiments_').glob('*.py'))
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    monkeypatch.chdir(ROOT)  # plans name configs by their path in the project
+    return Plan(config_root() / '_experiments_' / 'bccd_ld.py', Path('work'))
+
+
+def results_of(plan, stage, best):
+    """A result for every run of a stage, AP by row; three seeds spread by 0.01."""
+    teacher = dict(stage=stage, row=TEACHER, seed=0, AP=0.5, AP50=0.7, AP75=0.4)
+    found = [dict(teacher, train_seconds=60.0)]
+    for row in plan.rows:
+        for seed in plan.seeds:
+            ap = best.get(row, 0.2) + 0.01 * seed
+            found.append(dict(found[0], row=row, seed=seed, AP=ap))
+    return found
+
+
+def test_every_run_has_a_key_and_a_folder_of_its_own(plan):
+    runs = plan.runs([])
+    assert {run.stage for run in runs} == {'breadth'}  # the next one depends on it
+    assert len(runs) == 1 + len(plan.rows) * len(plan.seeds)
+    assert len({run.key for run in runs}) == len({run.work_dir for run in runs})
+    assert runs[0].row == TEACHER
+    # Seed by seed: whoever stops has whole comparisons.
+    assert [run.row for run in runs[1 : 1 + len(plan.rows)]] == list(plan.rows)
+
+
+@pytest.mark.parametrize('path', PLANS, ids=lambda path: path.stem)
+def test_every_run_is_a_config_that_can_be_read(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    plan = Plan(path, Path('work'))
+    teacher, *runs = plan.runs([])
+    for run in (teacher, *runs[: len(plan.rows)]):
+        cfg = train_config(run.config, options=dict(run.options), work_dir='work')
+        assert cfg.train_cfg.max_epochs == run.epochs
+        assert cfg.param_scheduler[1].T_max == run.epochs
+        scale = tuple(plan.stages[run.stage].scale)
+        for loader, step in (('train', 2), ('val', 1), ('test', 1)):
+            pipeline = cfg[f'{loader}_dataloader'].dataset.pipeline
+            assert tuple(pipeline[step].scale) == scale
+        named = cfg.model.get('teacher', {}).get('checkpoint')
+        named = named or cfg.model.get('teacher_ckpt')
+        assert named in (None, str(teacher.checkpoint))
+        assert (named is None) == (run.row in (TEACHER, plan.baseline))
+
+
+def test_the_terms_of_the_rows(plan):
+    terms = {}
+    for run in plan.runs([])[1 : 1 + len(plan.rows)]:
+        cfg = train_config(run.config, options=dict(run.options), work_dir='work')
+        losses = cfg.model.get('losses', {})
+        terms[run.row] = {name for name, loss in losses.items() if loss}
+    assert terms == {
+        'student alone': set(),
+        'main LD': {'loss_ld'},
+        'main LD + VLR LD': {'loss_ld', 'loss_ld_vlr'},
+        'main LD + VLR LD + main KD': {'loss_ld', 'loss_ld_vlr', 'loss_kd'},
+        'main LD + VLR LD + main KD + hint': {
+            'loss_ld',
+            'loss_ld_vlr',
+            'loss_kd',
+            'loss_hint',
+        },
+        "MMDetection's LDHead": set(),
+    }
+
+
+def test_the_best_rows_go_on(plan):
+    best = {
+        'main LD': 0.25,
+        'main LD + VLR LD': 0.3,
+        'main LD + VLR LD + main KD': 0.27,
+        'main LD + VLR LD + main KD + hint': 0.1,
+    }
+    results = results_of(plan, 'breadth', best)
+    assert plan.rows_of('long', results[:-1]) == []  # one run is missing
+    assert plan.rows_of('long', results) == [
+        'student alone',
+        'main LD',
+        'main LD + VLR LD',
+        'main LD + VLR LD + main KD',
+        "MMDetection's LDHead",
+    ]
+    runs = [run for run in plan.runs(results) if run.stage == 'long']
+    assert len(runs) == 1 + 5 * len(plan.seeds)
+    assert runs[1].epochs == plan.stages['long'].epochs
+
+
+def test_the_table(plan):
+    results = results_of(plan, 'breadth', {'main LD': 0.26})
+    text = plan_report(plan, results)
+    table = text.split('**long**')[0].splitlines()
+    lines = {line.split('|')[1].strip(): line for line in table if '|' in line}
+    assert lines['student alone'].startswith('| student alone | 0.210 ± 0.010 |')
+    assert '| +0.060 ± 0.000 |' in lines['main LD']
+    assert '| 21% |' in lines['main LD']  # 0.06 of 0.5 - 0.21
+    assert lines[TEACHER].startswith('| teacher | 0.500 |')
+    assert 'main LD + VLR LD' in text.split('**long**')[1]
+    partial = plan_report(plan, [r for r in results if r['seed'] == 0])
+    assert 'main LD (2 pending)' in partial
+    assert 'Pending: its rows follow' in partial.split('**long**')[1]
+    assert '| pending |' in plan_report(plan, [])
+
+
+def test_failures_are_told(plan):
+    failed = dict(stage='breadth', row='main LD', seed=1, failure='out of memory')
+    assert 'main LD, seed 1, failed: `out of memory`' in plan_report(plan, [failed])
+
+
+def test_lines_are_added_and_read_back(plan, tmp_path):
+    path = tmp_path / 'results' / 'bccd_ld.jsonl'
+    assert read_results(path) == []
+    for result in results_of(plan, 'breadth', {})[:2]:
+        append_result(path, result)
+    assert [r['row'] for r in read_results(path)] == [TEACHER, 'student alone']
+    write_page([plan], path.parent, tmp_path / 'results.md')
+    page = (tmp_path / 'results.md').read_text()
+    assert page.startswith('# Results')
+    assert 'student alone (2 pending)' in page
+
+
+def logged(folder, *lines):
+    scalars = folder / '20260101_000000' / 'vis_data' / 'scalars.json'
+    scalars.parent.mkdir(parents=True)
+    scalars.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+
+
+def test_what_a_run_gave(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, 'work_dir', tmp_path)
+    run = plan.runs([])[1]
+    run.work_dir.mkdir(parents=True)
+    (run.work_dir / 'log.txt').write_text('all\nlast words\n')
+    assert result_of(run, 'cmd', 9.0, 1)['failure'] == 'last words'
+    logged(
+        run.work_dir,
+        dict(loss=2.0, loss_cls=1.0, lr=0.1, time=0.5, iter=10),
+        dict(loss=1.0, loss_cls=0.5, lr=0.1, time=0.7, iter=20),
+        {'coco/bbox_mAP': 0.25, 'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP_75': 0.1},
+    )
+    result = result_of(run, 'cmd', 30.04, 0)
+    assert result['AP'] == 0.25
+    assert result['AP50'] == 0.5
+    assert result['iterations'] == 20
+    assert result['train_seconds'] == 12.0
+    assert result['losses'] == dict(loss=1.0, loss_cls=0.5)
+    assert 'failure' not in result
+
+
+def test_a_plan_names_its_baseline(tmp_path):
+    path = tmp_path / 'plan.py'
+    path.write_text(
+        "title = ''\nteacher = ''\nbaseline = 'x'\nseeds = (0,)\nrows = {}\nstages = {}"
+    )
+    with pytest.raises(ValueError, match="baseline must be a row .* but is 'x'"):
+        Plan(path, tmp_path)
