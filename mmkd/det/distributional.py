@@ -57,7 +57,8 @@ class DistributionConv2d(nn.Conv2d):
         """Expected values of the edges, (N, edges, H, W)."""
         logits = self.distribution(features).float()
         chance = logits.unflatten(1, (-1, len(self.project))).softmax(2)
-        return torch.einsum('nebhw,b->nehw', chance, self.project.float())
+        # Not a product of matrices: autocast would compute that in half precision.
+        return (chance * self.project.float()[:, None, None]).sum(2)
 
 
 class _Distribution(Tap):

@@ -151,6 +151,11 @@ class DenseHeadView(HeadView):
             boxes.append(prior)
         return boxes
 
+    @property
+    def origins(self) -> list[list[float]]:
+        """Centre of the first prior of every level in pixels: edges count from it."""
+        return [((p[0, :2] + p[0, 2:]) / 2).tolist() for p in self.priors]
+
     def valid_priors(self, batch: Batch) -> list[Tensor]:
         """Which priors lie in an image and not in the batch's padding.
 

@@ -200,12 +200,14 @@ def check_heads(student: Any, teacher: Any, distributions: bool) -> None:
         ('strides', 'strides', 'give both heads the same levels'),
         ('num_priors', 'priors per location', 'give both heads the same priors'),
         ('num_classes', 'classes', 'use a teacher of the same classes'),
+        ('sizes', 'maps (height, width)', 'use networks of the same strides'),
         ('num_logits', 'class logits', 'use sigmoids or softmax in both heads'),
     ]
     if distributions:
         rules += [
             ('bins', 'bins (reg_max + 1)', 'give both heads the same reg_max'),
             ('bin_sizes', 'pixels per bin', 'give both heads the same priors'),
+            ('origins', 'centres of priors', 'FCOS has others than anchor heads'),
         ]
     for attribute, what, remedy in rules:
         ours, theirs = getattr(student, attribute), getattr(teacher, attribute)

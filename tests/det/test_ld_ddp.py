@@ -1,0 +1,80 @@
+"""Localization distillation in two real processes equals that in one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ld_ranks import BATCHES, TERMS, distil, joined, models, prepared
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope='module')
+def ranks(tmp_path_factory):
+    """What both ranks found."""
+    folder = tmp_path_factory.mktemp('ld_ddp')
+    path = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), str(HERE)])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / 'ld_ranks.py'), str(folder)],
+            env=dict(
+                os.environ,
+                PYTHONPATH=path,
+                OMP_NUM_THREADS='1',
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE='2',
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=280)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs[0][-3000:]
+    return [
+        torch.load(folder / f'rank{rank}.pth', weights_only=False) for rank in range(2)
+    ]
+
+
+@pytest.fixture(scope='module', params=BATCHES)
+def both(request, ranks):
+    """What the ranks found and what one process finds on both batches."""
+    model = models().train()
+    raw = joined(*BATCHES[request.param])
+    whole = distil(model, prepared(model, raw))
+    return request.param, [rank[request.param] for rank in ranks], whole
+
+
+@pytest.mark.parametrize('term', TERMS)
+def test_gradients_are_those_of_one_process_on_the_joined_batch(term, both):
+    _, ranks, whole = both
+    expected = whole[term]['gradients']
+    assert max(g.abs().max() for g in expected.values()) > 1e-4
+    for rank in ranks:
+        ours = rank[term]['gradients']
+        assert ours.keys() == expected.keys()
+        for name, gradient in expected.items():
+            limit = 1e-4 * gradient.abs().max().item()
+            torch.testing.assert_close(
+                ours[name], gradient, rtol=0, atol=limit + 1e-9, msg=name
+            )
+
+
+@pytest.mark.parametrize('term', TERMS)
+def test_values_average_to_that_of_one_process(term, both):
+    kind, ranks, whole = both
+    values = [rank[term]['value'].item() for rank in ranks]
+    assert sum(values) / 2 == pytest.approx(whole[term]['value'].item(), rel=1e-4)
+    assert values[0] > 0
+    # A rank without objects has nothing to add, and the other one twice as much.
+    assert (values[1] == 0) == (kind == 'none_on_a_rank')
