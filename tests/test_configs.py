@@ -129,8 +129,13 @@ def test_pipelines_build(path):
     cfg = shipped(path)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         for name in ('train', 'val', 'test'):
-            pipeline = cfg[f'{name}_dataloader'].dataset.pipeline
-            assert all(callable(TRANSFORMS.build(step)) for step in pipeline)
+            datasets = [cfg[f'{name}_dataloader'].dataset]
+            for dataset in datasets:  # repeated and joined ones hold others
+                datasets += dataset.get('datasets', [])
+                datasets += [dataset.dataset] if 'dataset' in dataset else []
+            steps = [s for dataset in datasets for s in dataset.get('pipeline', [])]
+            assert steps
+            assert all(callable(TRANSFORMS.build(step)) for step in steps)
 
 
 @pytest.mark.parametrize(

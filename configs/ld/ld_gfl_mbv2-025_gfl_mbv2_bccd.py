@@ -1,3 +1,4 @@
+# Weights chosen with seed 100 on the short schedule: README.md.
 _base_ = '../hint/gfl_mbv2-025_bccd.py'
 custom_imports = dict(imports='mmkd')
 model = dict(
@@ -10,16 +11,16 @@ model = dict(
     ),
     losses=dict(
         loss_ld=dict(
-            type='mmkd.LocalizationDistillationLoss', temperature=10, loss_weight=15
+            type='mmkd.LocalizationDistillationLoss', temperature=10, loss_weight=0.5
         ),
         loss_ld_vlr=dict(
             type='mmkd.LocalizationDistillationLoss',
             region='vlr',
             temperature=10,
-            loss_weight=30,
+            loss_weight=0.5,
         ),
         loss_kd=dict(
-            type='mmkd.ClassificationDistillationLoss', temperature=2, loss_weight=35
+            type='mmkd.ClassificationDistillationLoss', temperature=2, loss_weight=1.3
         ),
     ),
 )

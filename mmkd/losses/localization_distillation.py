@@ -55,6 +55,7 @@ def localization_distillation_loss(
             or the reduction is unknown.
 
     Example:
+        >>> import torch
         >>> s, t = torch.zeros(1, 2), torch.tensor([[0., 10.]])
         >>> localization_distillation_loss(s, t)
         tensor(5.5472)
