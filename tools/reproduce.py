@@ -14,9 +14,15 @@ import shlex
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
+# One thread that waits without spinning: times are those of one core, and two threads
+# on a busy machine take many times as long.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+warnings.filterwarnings('ignore')
 
 from rich.console import Console
 
