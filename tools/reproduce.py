@@ -8,6 +8,7 @@ Each finished run adds a json line under docs/results; runs that have one are sk
 so it can be stopped at any time. A run's own output is in its work directory.
 """
 
+# ruff: noqa: E402
 import argparse
 import os
 import shlex
@@ -22,7 +23,7 @@ from pathlib import Path
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
-warnings.filterwarnings('ignore')
+warnings.filterwarnings('ignore')  # of the host libraries, while they are imported
 
 from rich.console import Console
 
