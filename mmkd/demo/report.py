@@ -108,7 +108,8 @@ without evaluation.
 
 Both students train on the same pictures, for the same number of iterations, with the
 same schedule, all fixed before the first distilled run. The weights of the distillation
-terms were tuned once since, with another seed: see `configs/demo/README.md`.
+terms were tuned once since, with another seed but on these validation pictures: see
+`configs/demo/README.md`.
 
 AP of the distilled student minus AP of the student alone, seed by seed: {by_seed};
 mean ± standard deviation {mean_std(differences)}.

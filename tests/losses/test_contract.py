@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
@@ -59,26 +60,27 @@ def gfl_head() -> Any:
     """A real GFL head of two levels, with strides of 4 and 8 pixels."""
     from mmdet.models.dense_heads import GFLHead
 
-    return GFLHead(
-        num_classes=CLASSES,
-        in_channels=8,
-        feat_channels=8,
-        stacked_convs=1,
-        reg_max=BINS - 1,
-        norm_cfg=dict(type='GN', num_groups=2),
-        anchor_generator=dict(
-            type='AnchorGenerator',
-            ratios=[1.0],
-            octave_base_scale=2,
-            scales_per_octave=1,
-            strides=[4, 8],
-        ),
-        train_cfg=dict(
-            assigner=dict(type='ATSSAssigner', topk=4),
-            allowed_border=-1,
-            pos_weight=-1,
-        ),
-    )
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return GFLHead(
+            num_classes=CLASSES,
+            in_channels=8,
+            feat_channels=8,
+            stacked_convs=1,
+            reg_max=BINS - 1,
+            norm_cfg=dict(type='GN', num_groups=2),
+            anchor_generator=dict(
+                type='AnchorGenerator',
+                ratios=[1.0],
+                octave_base_scale=2,
+                scales_per_octave=1,
+                strides=[4, 8],
+            ),
+            train_cfg=dict(
+                assigner=dict(type='ATSSAssigner', topk=4),
+                allowed_border=-1,
+                pos_weight=-1,
+            ),
+        )
 
 
 def wide_levels(width: int, shapes=SHAPES, dtype=torch.float32, device='cpu') -> Levels:

@@ -253,11 +253,14 @@ def test_more_candidates_than_priors_are_all_of_them():
 def test_the_threshold_is_that_of_the_stock_assigner(seed):
     """Its positives are the candidates above it that have their centre inside."""
     from mmdet.models.task_modules.assigners import ATSSAssigner
+    from mmengine.registry import DefaultScope
     from mmengine.structures import InstanceData
 
     priors, sizes, boxes = random_case(seed)
     box = boxes[:1]
-    result = ATSSAssigner(topk=9).assign(
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        assigner = ATSSAssigner(topk=9)
+    result = assigner.assign(
         InstanceData(priors=torch.tensor(priors)),
         sizes,
         InstanceData(bboxes=torch.tensor(box), labels=torch.zeros(1, dtype=int)),
