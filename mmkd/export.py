@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from .compat.checkpoint import load_file
 from .compat.config_text import parse_config_text
-from .config import load_config, student_config, without_run
+from .config import load_config, names_mmkd, student_config, without_run
 from .fileio import replacing
 from .teacher_loading import load_teacher
 
@@ -28,7 +29,9 @@ def export_student(
 
     Stock MMDetection / MMSegmentation tools, ``init_detector`` and
     ``init_model`` use the two files with no mmkd installed, and plain
-    ``torch.load`` reads the weights with ``weights_only=True``.
+    ``torch.load`` reads the weights with ``weights_only=True``. A student that is
+    itself made of modules of mmkd, such as a distributional head, is the
+    exception: its config imports mmkd, and a line in the log says so.
 
     Args:
         checkpoint: Checkpoint of a run, distilled or not.
@@ -74,6 +77,12 @@ def export_student(
         torch.save(exported, temporary)
     with replacing(config_path) as temporary:
         temporary.write_text(exported['meta']['cfg'])
+    if names_mmkd(cfg.model.to_dict()):
+        print_log(
+            'The student itself has modules of mmkd: its config imports it, and it '
+            'must be installed where the student is used.',
+            logger='current',
+        )
     return target, config_path
 
 

@@ -55,6 +55,16 @@ def command_of(run: Run) -> list[str]:
     return [*command, '--work-dir', str(run.work_dir), '--cfg-options', *options]
 
 
+def how_far(log: Path) -> str:
+    """Epoch, iteration and time left, from the last line that tells."""
+    lines = [line for line in log.read_text().splitlines() if ' eta: ' in line]
+    if not lines:
+        return 'starting'
+    epoch, _, eta = lines[-1].partition(' eta: ')
+    epoch = epoch.rpartition('Epoch')[2].split('lr:')[0].strip()
+    return f'{epoch}, {eta.split()[0]} left'
+
+
 def execute(run: Run, console: Console) -> dict:
     """Train, showing how far it is."""
     run.work_dir.mkdir(parents=True, exist_ok=True)
@@ -63,13 +73,15 @@ def execute(run: Run, console: Console) -> dict:
     started = time.monotonic()
     with log.open('w') as file, console.status('starting') as status:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        while process.poll() is None:
-            time.sleep(1)
-            lines = [line for line in log.read_text().splitlines() if ' eta: ' in line]
-            if lines:
-                epoch, _, eta = lines[-1].partition(' eta: ')
-                epoch = epoch.rpartition('Epoch')[2].split('lr:')[0].strip()
-                status.update(f'{epoch}, {eta.split()[0]} left')
+        try:
+            while process.poll() is None:
+                time.sleep(1)
+                status.update(how_far(log))
+        finally:
+            process.kill()  # whoever stops this tool stops its run
+            process.wait()
+    if process.returncode < 0:
+        raise RuntimeError(f'the run was killed from outside: see {log}')
     seconds = time.monotonic() - started
     shown = shlex.join(['python', 'tools/train.py', *command[2:]])
     return result_of(run, shown, seconds, process.returncode)
@@ -93,12 +105,12 @@ def work_through(plan: Plan, path: Path, stage: str | None, console: Console) ->
             highlight=False,
         )
         result = execute(run, console)
+        if run.row == TEACHER and 'failure' in result:
+            raise RuntimeError(f'no teacher: see {run.work_dir}/log.txt')
         if run.key not in done:
             append_result(path, result)
         outcome = result.get('failure') or f'AP {result["AP"]:.3f}'
         console.print(f'  {outcome}', highlight=False)
-        if run.row == TEACHER and 'failure' in result:
-            raise RuntimeError(f'no teacher: see {run.work_dir}/log.txt')
 
 
 def main() -> None:
@@ -111,10 +123,10 @@ def main() -> None:
         unknown = set(args.plans or names) - names
         if unknown:
             raise ValueError(f'plans must be among {sorted(names)}, not {unknown}')
-    for plan in plans:
-        path = args.results / f'{plan.name}.jsonl'
-        if not args.report and plan.name in (args.plans or names):
-            work_through(plan, path, args.stage, console)
+        for plan in plans:
+            path = args.results / f'{plan.name}.jsonl'
+            if not args.report and plan.name in (args.plans or names):
+                work_through(plan, path, args.stage, console)
     page = args.results.parent / 'results.md'
     write_page(plans, args.results, page)
     console.print(f'written: {page}')

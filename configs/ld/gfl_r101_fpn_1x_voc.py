@@ -66,6 +66,55 @@ model = dict(
         max_per_img=100,
     ),
 )
+# As published: pictures of 1333x800, and AP averaged over IoU 0.5 to 0.95.
+scale = (1333, 800)
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+_part = dict(
+    type='VOCDataset',
+    data_root='data/VOCdevkit/',
+    filter_cfg=dict(filter_empty_gt=True, min_size=32, bbox_min_size=32),
+    pipeline=train_pipeline,
+    backend_args=None,
+)
+train_dataloader = dict(
+    dataset=dict(
+        dataset=dict(
+            datasets=[
+                dict(
+                    ann_file=f'VOC{year}/ImageSets/Main/trainval.txt',
+                    data_prefix=dict(sub_data_root=f'VOC{year}/'),
+                    **_part,
+                )
+                for year in (2007, 2012)
+            ]
+        )
+    )
+)
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    _delete_=True,
+    type='VOCMetric',
+    metric='mAP',
+    eval_mode='area',
+    iou_thrs=[0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95],
+)
+test_evaluator = val_evaluator
 max_epochs = 4
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')

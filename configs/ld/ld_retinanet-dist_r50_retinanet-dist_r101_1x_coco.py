@@ -10,13 +10,13 @@ model = dict(
     ),
     losses=dict(
         loss_ld=dict(
-            type='mmkd.LocalizationDistillationLoss', temperature=10, loss_weight=540
+            type='mmkd.LocalizationDistillationLoss', temperature=10, loss_weight=34
         ),
         loss_ld_vlr=dict(
             type='mmkd.LocalizationDistillationLoss',
             region='vlr',
             temperature=10,
-            loss_weight=330,
+            loss_weight=21,
         ),
         loss_kd=dict(
             type='mmkd.ClassificationDistillationLoss', temperature=8, loss_weight=40

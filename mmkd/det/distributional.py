@@ -93,7 +93,7 @@ class DistributionalHead(nn.Module):
     ) -> None:
         if reg_max < 1:
             raise ValueError(f'reg_max must be >= 1 but is {reg_max}')
-        object.__setattr__(self, 'reg_max', reg_max)  # layers are made in super()
+        self.reg_max = reg_max  # layers are made in super()
         super().__init__(*args, **kwargs)
         self.loss_dfl = DET_MODELS.build(
             loss_dfl or dict(type='DistributionFocalLoss', loss_weight=0.25)
@@ -126,6 +126,13 @@ class DistributionalHead(nn.Module):
             losses = super().loss(*args, **kwargs)  # type: ignore[misc]
         losses['loss_dfl'] = self._distribution_focal_loss(taps[''])
         return losses
+
+    def loss_and_predict(self, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
+        """The same with proposals, where the head is a region proposal network."""
+        with record(self, {'': DenseHeadView}) as taps:
+            losses, found = super().loss_and_predict(*args, **kwargs)  # type: ignore[misc]
+        losses['loss_dfl'] = self._distribution_focal_loss(taps[''])
+        return losses, found
 
     def _distribution_focal_loss(self, view: Any) -> Tensor:
         index = view.positives.nonzero().squeeze(1)
@@ -186,7 +193,8 @@ class _AnchorHead(DistributionalHead):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Deltas of centre and size have no edges.
-        self.bbox_coder = EdgeDistanceCoder()
+        replaced = vars(self).get('bbox_coder')
+        self.bbox_coder = EdgeDistanceCoder(getattr(replaced, 'clip_border', True))
 
     @property
     def bin_sizes(self) -> list[list[float]]:

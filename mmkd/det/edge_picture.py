@@ -49,9 +49,11 @@ def edge_distributions(
     """
     inputs, batch = _batch(model, image, cfg)
     was_training = model.training
-    with torch.no_grad(), record(model.eval(), {at: DenseHeadView}) as taps:
-        model(batch.inputs, batch.data_samples, mode='tensor')
-    model.train(was_training)
+    try:
+        with torch.no_grad(), record(model.eval(), {at: DenseHeadView}) as taps:
+            model(batch.inputs, batch.data_samples, mode='tensor')
+    finally:
+        model.train(was_training)
     student: Any = taps[at]
     teacher: Any = model.distiller.teacher.run(batch, {at: DenseHeadView})[at]
     score, label = student.scores.max(1)
@@ -158,7 +160,7 @@ def _batch(model: Any, image: str | Path, cfg: Config) -> tuple[Any, Batch]:
     with DefaultScope.overwrite_default_scope('mmdet'):
         sample = Compose(pipeline)(dict(img_path=str(image), img_id=0))
     shown = sample['inputs'].permute(1, 2, 0)
-    if model.data_preprocessor._channel_conversion:
-        shown = shown.flip(2)  # read as BGR
+    if not any(step.get('channel_order') == 'rgb' for step in pipeline):
+        shown = shown.flip(2)  # read as BGR, whatever the network wants
     data = model.data_preprocessor(pseudo_collate([sample]), False)
     return shown.numpy(), Batch(data['inputs'], data['data_samples'])

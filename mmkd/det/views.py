@@ -104,7 +104,8 @@ class DenseHeadView(HeadView):
         """Boxes of the expected edges in input pixels, (rows, 4), detached."""
         assert self.bins is not None
         chance = self.edge_rows.detach().float().softmax(2)
-        edges = chance @ torch.arange(self.bins, device=chance.device).float()
+        # Not a product of matrices: autocast would compute that in half precision.
+        edges = (chance * torch.arange(self.bins, device=chance.device)).sum(2)
         images = len(self.logits[0])
         boxes = []
         for prior, sizes in zip(self.priors, self.bin_sizes):

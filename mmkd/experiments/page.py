@@ -13,11 +13,11 @@ _HEAD = """# Results
 
 Measured with `python tools/reproduce.py`, which writes this page. Every number is from
 validation pictures after the last iteration, mean ± standard deviation (n - 1) over
-seeds {seeds}. All rows of a table have the same student, pictures, schedule and number
-of iterations. "Gap closed" is the share of the distance from the student alone to the
-teacher. Time is that of training on one CPU core, without evaluation. The runs, one
-json line each with its command and its last losses, are in `docs/results/`; see
-[the demo's](results/demo.md), too.
+seeds {seeds}. All rows of a table but the teacher's have the same student, pictures,
+schedule and number of iterations. "Gap closed" is the share of the distance from the
+student alone to the teacher. Time is that of training on one CPU core, without
+evaluation. The runs, one json line each with its command and its last losses, are in
+`docs/results/`; see [the demo's](results/demo.md), too.
 
 ## BCCD
 """

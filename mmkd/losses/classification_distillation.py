@@ -89,8 +89,8 @@ class ClassificationDistillationLoss(HeadRowsLoss):
     A row is a prior; its weight is the one it has in the head's own
     classification loss (1 for most assigners).
 
-    Normalisation: ``'avg_factor'`` divides by the number of rows over all ranks,
-    + 1e-6. ``'paper'`` takes the mean over the rows of every level and sums the
+    Normalisation: ``'avg_factor'`` divides by the number of rows, its mean over
+    ranks, + 1e-6. ``'paper'`` takes the mean over the rows of every level and sums the
     levels, as the official code does.
 
     Logs the mean KL of the softened class scores per row in nats and the share of
@@ -132,6 +132,14 @@ class ClassificationDistillationLoss(HeadRowsLoss):
         if form not in FORMS:
             raise ValueError(f'form must be one of {FORMS} but is {form!r}')
         self.form = form
+
+    def prepare(self, student: Any, teacher: Any) -> None:
+        super().prepare(student, teacher)
+        if self.form == 'softmax' and student.num_logits == 1:
+            raise ValueError(
+                f'a softmax over the only class of {student.name} is always 1; use '
+                "form='sigmoid'"
+            )
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         rows = self.rows(student, batch)

@@ -91,8 +91,8 @@ class LocalizationDistillationLoss(HeadRowsLoss):
     localization region the IoU of prior and object.
 
     Normalisation: ``'avg_factor'`` divides the sum over priors, averaged over the
-    4 edges, by the sum of the priors' weights over all ranks, + 1e-6; it does
-    not depend on the number of images or objects. ``'paper'`` divides by nothing
+    4 edges, by the sum of the priors' weights, its mean over ranks, + 1e-6; it
+    does not depend on the number of images or objects. ``'paper'`` divides by nothing
     (by 4 in the VLR), as the official code and MMDetection's ``LDHead`` do, whose
     loss grows with the images per GPU. ``configs/ld/README.md`` converts published
     weights from one to the other.

@@ -1,6 +1,7 @@
 """Distributional heads: stock heads in everything but the convolution of the boxes."""
 
 import copy
+import logging
 import math
 import pickle
 
@@ -437,3 +438,58 @@ def test_expectations_are_in_full_precision_under_autocast(kind, model_of):
         chances = logits.detach().float().unflatten(1, (-1, 17)).softmax(2)
         expected = (chances * torch.arange(17.0)[:, None, None]).sum(2) * unit
         torch.testing.assert_close(values.detach(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_proposal_network_trains_its_distributions():
+    """MMDetection calls loss_and_predict() there, not loss()."""
+    model = made('FCOS')
+    data = prepared(model, batch())
+    features = model.extract_feat(data['inputs'])
+    samples = data['data_samples']
+    losses, found = model.bbox_head.loss_and_predict(features, samples)
+    alone = model.bbox_head.loss(features, samples)
+    assert len(found) == len(samples)
+    torch.testing.assert_close(losses['loss_dfl'], alone['loss_dfl'])
+    assert losses['loss_dfl'] > 0
+
+
+@pytest.mark.parametrize('clip_border', [True, False])
+def test_the_coder_keeps_the_configs_border(clip_border):
+    coder = dict(type='DeltaXYWHBBoxCoder', clip_border=clip_border)
+    head = made('Retina', bbox_coder=coder).bbox_head
+    assert isinstance(head.bbox_coder, EdgeDistanceCoder)
+    assert head.bbox_coder.clip_border is clip_border
+
+
+def test_export_says_that_mmkd_is_needed(tmp_path):
+    from mmengine.config import Config
+    from mmengine.logging import MMLogger
+
+    from mmkd.export import export_student
+
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    MMLogger.get_current_instance().addHandler(handler)
+    for kind, expected in (('Retina', True), (None, False)):
+        cfg = config(kind) if kind else shrunk(KINDS['Retina'][0])
+        model = build(cfg, 'mmdet')
+        text = Config(
+            dict(model=cfg, default_scope='mmdet', custom_imports=dict(imports='mmkd'))
+        ).pretty_text
+        path = tmp_path / f'{kind}.pth'
+        torch.save(dict(state_dict=model.state_dict(), meta=dict(cfg=text)), path)
+        _, written = export_student(path, tmp_path / f'{kind}_student.pth')
+        exported = Config.fromfile(written)
+        assert ('mmkd' in str(exported.get('custom_imports'))) == expected
+        assert any('modules of mmkd' in line for line in said) == expected
+        said.clear()
+    MMLogger.get_current_instance().removeHandler(handler)
+
+
+def test_a_softmax_over_one_class_is_an_error():
+    model = made('Retina', num_classes=1)
+    loss = dict(type='mmkd.ClassificationDistillationLoss')
+    with pytest.raises(ValueError, match="only class of .*use form='sigmoid'"):
+        distilled(model, model, dict(loss_kd=loss))
+    distilled(model, model, dict(loss_kd=dict(loss, form='sigmoid')))

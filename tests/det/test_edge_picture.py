@@ -80,3 +80,17 @@ def test_a_missing_picture_is_named(pair, tmp_path):
     model, cfg = pair
     with pytest.raises(FileNotFoundError, match=r'none\.jpg'):
         edge_distributions(model, tmp_path / 'none.jpg', cfg)
+
+
+@pytest.mark.parametrize('bgr_to_rgb', [True, False])
+def test_colours_are_those_of_the_picture(pair, tmp_path, bgr_to_rgb):
+    import cv2
+
+    model, cfg = pair
+    red = np.zeros((96, 128, 3), np.uint8)
+    red[..., 2] = 255  # OpenCV writes blue, green, red
+    cv2.imwrite(str(tmp_path / 'red.png'), red)
+    model = copy.deepcopy(model)
+    model.data_preprocessor._channel_conversion = bgr_to_rgb
+    seen = edge_distributions(model, tmp_path / 'red.png', cfg, objects=1)
+    assert seen['image'][5, 5].tolist() == [255, 0, 0]

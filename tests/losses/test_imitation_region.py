@@ -220,3 +220,10 @@ def test_the_decoupled_region_is_both_means():
 def test_what_cannot_be_is_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         distilled(**{'region': 'gi', **arguments})
+
+
+def test_boxes_are_decoded_in_full_precision_under_autocast(seen):
+    view = seen[0]
+    expected = view.expected_boxes
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(view.expected_boxes, expected)
