@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
         if importlib.util.find_spec(f'{__name__}.{name}') is not None:
             return importlib.import_module(f'{__name__}.{name}')
         for registry in (MODELS, HOOKS):
-            registry.import_from_location()
-            if name in registry.module_dict:
-                return registry.module_dict[name]
+            found = registry.own(name)
+            if found is not None:
+                return found
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

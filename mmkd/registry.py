@@ -19,9 +19,18 @@ class LeafRegistry(root.Registry):
     """A registry that imports the leaves' host classes one by one."""
 
     def get(self, key: str) -> Any:
-        if key in HOST_CLASSES:
-            importlib.import_module(HOST_CLASSES[key])
+        self._import_host_class(key)
         return super().get(key)
+
+    def own(self, name: str) -> Any:
+        """What is registered here under a name, not in a parent; or ``None``."""
+        self.import_from_location()
+        self._import_host_class(name)
+        return self.module_dict.get(name)
+
+    def _import_host_class(self, name: str) -> None:
+        if name in HOST_CLASSES:
+            importlib.import_module(HOST_CLASSES[name])
 
 
 # `locations` are imported at the first look-up of an `mmkd.*` name, which is
@@ -39,4 +48,4 @@ MODELS = LeafRegistry(
         'mmkd.seg',
     ],
 )
-HOOKS = root.Registry('hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd.hooks'])
+HOOKS = LeafRegistry('hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd.hooks'])

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from test_det_views import shrunk
 from tiny_models import build, losses_of, total
 
+import mmkd
 from mmkd.batch import Batch
 from mmkd.det.distributional import DistributionConv2d, EdgeDistanceCoder
 from mmkd.det.views import DenseHeadView
@@ -77,6 +78,7 @@ def test_the_type_is_found_by_name(kind, model_of):
     found = ROOT_MODELS.get(name)
     assert found is DET_MODELS.get(name) is type(model_of(kind).bbox_head)
     assert issubclass(found, getattr(dense_heads, f'{kind}Head'))
+    assert getattr(mmkd, f'Distributional{kind}Head') is found
     assert ROOT_MODELS.get(f'mmkd.Distributional{kind}Heads') is None
 
 
