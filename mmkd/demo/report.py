@@ -11,20 +11,10 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from ..experiments.results import mean_std
 from .runs import ALONE, DISTILLED, TEACHER, RunResult
 
 _COLUMNS = ('', 'AP', 'AP50', 'parameters', 'GFLOPs', 'iterations', 'time')
-
-
-def mean_std(values: Sequence[float]) -> str:
-    """Mean and, of several values, their standard deviation (n - 1).
-
-    Example:
-        >>> mean_std([0.25]), mean_std([0.1, 0.2, 0.3])
-        ('0.250', '0.200 ± 0.100')
-    """
-    mean = f'{statistics.fmean(values):.3f}'
-    return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.3f}'
 
 
 def table_rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:

@@ -136,7 +136,7 @@ def _table(
         if row in (plan.baseline, TEACHER) or not gains:
             cells += ['', '']
         else:
-            cells.append(signed(gains))
+            cells.append(mean_std(gains, sign='+'))
             gap = teacher[0]['AP'] - statistics.fmean(alone.values()) if teacher else 0
             share = statistics.fmean(gains) / gap if gap > 0 else None
             cells.append('' if share is None else f'{share:.0%}')
@@ -146,23 +146,18 @@ def _table(
     return [*lines, '']
 
 
-def mean_std(values: Sequence[float]) -> str:
+def mean_std(values: Sequence[float], sign: str = '') -> str:
     """Mean and, of several values, their standard deviation (n - 1).
+
+    Args:
+        values: At least one.
+        sign: ``'+'`` shows the mean's sign always, as of differences.
 
     Example:
         >>> mean_std([0.25]), mean_std([0.1, 0.2, 0.3])
         ('0.250', '0.200 ± 0.100')
-    """
-    mean = f'{statistics.fmean(values):.3f}'
-    return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.3f}'
-
-
-def signed(values: Sequence[float]) -> str:
-    """Mean and standard deviation with a sign, such as of differences.
-
-    Example:
-        >>> signed([0.01, 0.03])
+        >>> mean_std([0.01, 0.03], sign='+')
         '+0.020 ± 0.014'
     """
-    mean = f'{statistics.fmean(values):+.3f}'
+    mean = f'{statistics.fmean(values):{sign}.3f}'
     return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.3f}'

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip('rich')
-from mmkd.demo.report import mean_std, paired_difference, report_text
+from mmkd.demo.report import paired_difference, report_text
 from mmkd.demo.runs import ALONE, DISTILLED, TEACHER, RunResult
+from mmkd.experiments.results import mean_std
 
 
 def run(name: str, seed: int, ap: float) -> RunResult:
