@@ -93,8 +93,8 @@ class ClassificationDistillationLoss(HeadRowsLoss):
     ranks, + 1e-6. ``'paper'`` takes the mean over the rows of every level and sums the
     levels, as the official code does.
 
-    Logs the mean KL of the softened class scores per row in nats and the share of
-    priors that are in the region.
+    Logs the mean KL of the softened class scores per row in nats, summed over the
+    classes, and the share of priors that are in the region.
 
     Args:
         at: Tapped dense head of the student.
@@ -156,7 +156,12 @@ class ClassificationDistillationLoss(HeadRowsLoss):
         value = classification_distillation_loss(
             ours, theirs, self.temperature, self.form, weight, factor
         )
-        self._log(rows, ours, theirs, batch)
+        with torch.no_grad():
+            divergence = classification_distillation_loss(
+                ours, theirs, self.temperature, self.form
+            )
+        divergence = divergence * ours.shape[1] / self.temperature**2
+        self._log(rows, divergence, batch)
         return value
 
     def row_weights(self, student: Any, rows: Rows) -> Tensor:

@@ -123,19 +123,10 @@ class HeadRowsLoss(DistillLoss):
         """Weight of every selected row, (R,); defined by the subclass."""
         raise NotImplementedError(f'{type(self).__name__} must define row_weights()')
 
-    @torch.no_grad()
-    def _log(
-        self, rows: Rows, student: Tensor, teacher: Tensor, batch: Batch | None
-    ) -> None:
+    def _log(self, rows: Rows, divergence: Tensor, batch: Batch | None) -> None:
         """Mean KL per row in nats, and the region's share, to be looked at."""
-        if batch is None:
-            return
-        log_s, log_t = (
-            (x.float() / self.temperature).log_softmax(1) for x in (student, teacher)
-        )
-        divergence = (log_t.exp() * (log_t - log_s)).sum(1)
-        batch.logs['kl'] = divergence.sum() / max(len(divergence), 1)
-        batch.logs['share'] = rows.share
+        if batch is not None:
+            batch.logs.update(kl=divergence.detach(), share=rows.share)
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, region={self.region!r}'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..batch import Batch
@@ -55,7 +56,6 @@ def localization_distillation_loss(
             or the reduction is unknown.
 
     Example:
-        >>> import torch
         >>> s, t = torch.zeros(1, 2), torch.tensor([[0., 10.]])
         >>> localization_distillation_loss(s, t)
         tensor(5.5472)
@@ -156,7 +156,11 @@ class LocalizationDistillationLoss(HeadRowsLoss):
             avg_factor=EDGES * factor,
             bin_reduction=self.bin_reduction,
         )
-        self._log(rows, ours, theirs, batch)
+        with torch.no_grad():
+            divergence = localization_distillation_loss(
+                ours, theirs, self.temperature, bin_reduction='sum'
+            )
+        self._log(rows, divergence / self.temperature**2, batch)
         return value
 
     def row_weights(self, student: Any, rows: Rows) -> Tensor:

@@ -348,6 +348,25 @@ def test_log_values_are_shown_and_not_added_up(model):
     assert losses['ld_share'] == losses['kd_share']
 
 
+def test_the_logged_divergence_is_that_of_the_rows(model):
+    data = prepared(model, batch())
+    with record(model, {'bbox_head': DenseHeadView}) as taps:
+        losses = model.train()(**data, mode='loss')
+    ours = taps['bbox_head']
+    inputs = Batch(data['inputs'], data['data_samples'])
+    run = model.distiller.teacher.run(inputs, {'bbox_head': DenseHeadView})
+    theirs = run['bbox_head']
+    rows = ours.positives
+    for name, logits, temperature in (
+        ('ld_kl', 'edge_rows', 10),
+        ('kd_kl', 'class_rows', 2),
+    ):
+        p = (getattr(theirs, logits)[rows] / temperature).softmax(-1)
+        q = (getattr(ours, logits)[rows] / temperature).softmax(-1)
+        expected = (p * (p / q).log()).sum(-1).mean()
+        torch.testing.assert_close(losses[name], expected.detach())
+
+
 def test_log_values_belong_to_the_last_step(model):
     full, empty = losses_of(model, batch()), losses_of(model, batch(without=(0, 1)))
     assert full['ld_kl'] > 0
