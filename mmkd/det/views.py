@@ -74,7 +74,7 @@ class DenseHeadView(HeadView):
     @property
     def logits(self) -> list[Tensor]:
         outputs = self.outputs
-        width = self.module.cls_out_channels
+        width = getattr(self.module, 'cls_out_channels', 1)  # CenterNet has none
         # YOLOv3 returns maps of boxes, objectness and classes in one.
         if len(outputs) < 2 or any(m.shape[1] % width for m in outputs[0]):
             raise ValueError(f'{self.name} has no class logits of their own')

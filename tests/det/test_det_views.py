@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from tiny_models import build, detection_batch, tiny_gfl, zoo
 
 from mmkd.det.views import DenseHeadView, tap_of
@@ -137,3 +138,27 @@ def test_an_unknown_layout_of_targets_is_an_error():
     view.calls['get_targets'].append(Call((), {}, head.get_targets()))
     with pytest.raises(ValueError, match='unknown layout'):
         _ = view.labels
+
+
+def test_a_head_that_counts_no_channels_has_logits_all_the_same():
+    """CenterNet's heat maps; it has no ``cls_out_channels``."""
+    from mmdet.models.dense_heads import CenterNetHead
+
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        head = CenterNetHead(in_channels=4, feat_channels=4, num_classes=3)
+    view = DenseHeadView('bbox_head', head)
+    output = head((torch.zeros(1, 4, 8, 8),))
+    view.calls['forward'].append(Call((), {}, output))
+    assert [m.shape for m in view.logits] == [(1, 3, 8, 8)]
+
+
+def test_maps_of_boxes_and_classes_in_one_are_no_logits():
+    from mmdet.models.dense_heads import YOLOV3Head
+
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        head = YOLOV3Head(3, [8, 8, 8], out_channels=(8, 8, 8))
+    view = DenseHeadView('bbox_head', head)
+    output = head(tuple(torch.zeros(1, 8, n, n) for n in (2, 4, 8)))
+    view.calls['forward'].append(Call((), {}, output))
+    with pytest.raises(ValueError, match='YOLOV3Head .* no class logits of their own'):
+        _ = view.logits
