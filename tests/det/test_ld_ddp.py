@@ -1,13 +1,11 @@
 """Localization distillation in two real processes equals that in one."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from ld_ranks import BATCHES, TERMS, distil, joined, models, prepared
+from two_ranks import run_two_ranks
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
@@ -17,30 +15,7 @@ pytestmark = pytest.mark.slow
 def ranks(tmp_path_factory):
     """What both ranks found."""
     folder = tmp_path_factory.mktemp('ld_ddp')
-    path = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), str(HERE)])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / 'ld_ranks.py'), str(folder)],
-            env=dict(
-                os.environ,
-                PYTHONPATH=path,
-                OMP_NUM_THREADS='1',
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE='2',
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=280)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][-3000:]
+    run_two_ranks(HERE / 'ld_ranks.py', folder)
     return [
         torch.load(folder / f'rank{rank}.pth', weights_only=False) for rank in range(2)
     ]

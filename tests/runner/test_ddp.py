@@ -1,8 +1,5 @@
 """Two real processes under MMDistributedDataParallel."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from toy import (
     train,
     training_state,
 )
+from two_ranks import run_two_ranks
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
@@ -25,30 +23,7 @@ pytestmark = pytest.mark.slow
 def folder(tmp_path_factory):
     """What both ranks found, in ``rank0.pth`` and ``rank1.pth``."""
     folder = tmp_path_factory.mktemp('ddp')
-    path = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), str(HERE)])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / 'ddp_ranks.py'), str(folder)],
-            env=dict(
-                os.environ,
-                PYTHONPATH=path,
-                OMP_NUM_THREADS='1',
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE='2',
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=280)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][-3000:]
+    run_two_ranks(HERE / 'ddp_ranks.py', folder)
     return folder
 
 
