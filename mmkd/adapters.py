@@ -11,6 +11,9 @@ from .registry import MODELS
 
 LAYERS = ('conv', 'linear')
 
+#: ``adapter=dict(type='mmkd.Identity')`` imitates features of equal width as they are.
+MODELS.register_module('Identity', module=nn.Identity)
+
 
 @MODELS.register_module()
 class FeatureImitationNeck(BaseModule):

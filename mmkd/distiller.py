@@ -173,6 +173,9 @@ class Distiller(nn.Module):
         )
         student_types = {path: self._taps['student'][path] for path in ours}
         with record(student, student_types) as student_taps:
+            for name in active:
+                loss = self.losses[name]
+                loss.before_student(student_taps[loss.at], self.factors[name])
             losses = run_student(*args, **kwargs)
         clash = losses.keys() & self.losses.keys()
         if clash:
@@ -184,6 +187,8 @@ class Distiller(nn.Module):
         for name in active:
             loss = self.losses[name]
             _check_counts(student_taps[loss.at], teacher_taps[loss.teacher_at])
+            with torch.no_grad():
+                teacher_taps[loss.teacher_at].follow(student_taps[loss.at])
             s, t = batch.student[loss.at], batch.teacher[loss.teacher_at]
             losses[name] = self.factors[name] * loss(s, t, batch)
             # mmengine adds up whatever has 'loss' in its name.

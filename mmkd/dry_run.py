@@ -86,9 +86,9 @@ def _attempt(
     samples = _samples(size)
     # Most taps sit in the trunk. Running it alone first spares the second stage of
     # a Mask R-CNN a thousand proposals per image.
-    trunk: Any = getattr(model, 'extract_feat', None)
-    if trunk is not None:
-        seen = _run(model, tap_types, inputs, trunk)
+    if hasattr(model, 'extract_feat'):
+        # Looked up when it is called: it may be tapped itself.
+        seen = _run(model, tap_types, inputs, lambda x: model.extract_feat(x))
         if seen.failure is None:
             return seen
     return _run(model, tap_types, inputs, lambda x: model(x, samples, mode='tensor'))

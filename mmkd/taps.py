@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -35,20 +35,58 @@ class Tap:
     Args:
         path: Dotted path of the module, for messages.
         module: The module to watch.
+        model: The model that it is part of.
+
+    Attributes:
+        calls: Method -> its calls in order.
     """
 
-    #: Methods whose calls are recorded, ``forward`` first.
+    #: Methods whose calls are recorded. Those of the first one are counted.
     methods: tuple[str, ...] = ('forward',)
     #: Whether the module itself, not its children, must be in training mode to
     #: return what it returns in training (many heads post-process in eval).
     training_outputs = False
 
-    def __init__(self, path: str, module: nn.Module) -> None:
+    def __init__(
+        self, path: str, module: nn.Module, model: nn.Module | None = None
+    ) -> None:
         self.path = path
         # Any: torch types the attributes of modules as tensors or modules.
         self.module: Any = module
-        self.methods = tuple(name for name in self.methods if hasattr(module, name))
-        self.calls: dict[str, list[Call]] = {name: [] for name in self.methods}
+        self.model: Any = model
+        self.calls: dict[str, list[Call]] = {name: [] for _, name in self.watched}
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Names of the model's classes, where it knows them."""
+        return (getattr(self.model, 'dataset_meta', None) or {}).get('classes')
+
+    @property
+    def watched(self) -> list[tuple[nn.Module, str]]:
+        """The methods that are intercepted, and of which modules."""
+        return [(self.module, name) for name in self.methods if hasattr(self.module, name)]
+
+    def kept(self, name: str, output: Any) -> Any:
+        """What is recorded of a method's output.
+
+        Args:
+            name: The method.
+            output: What it returned.
+        """
+        # A copy: what follows (`ReLU(inplace=True)`, `out += identity`) may change
+        # the tensor, and in the teacher nothing follows the last tap.
+        return _each(output, Tensor.clone) if name == 'forward' else output
+
+    def returned(self, name: str, output: Any) -> Any:
+        """What the caller of an intercepted method gets: its output."""
+        return output
+
+    def follow(self, student: Tap) -> None:
+        """Finish a teacher's tap with what the student computed in this step.
+
+        Args:
+            student: The tap on the student's side.
+        """
 
     def to(self, device: torch.device) -> None:
         """Move what was recorded."""
@@ -61,7 +99,7 @@ class Tap:
     @property
     def count(self) -> int:
         """How often the module ran."""
-        return len(self.calls['forward'])
+        return len(self.calls[self.methods[0]])
 
     @property
     def value(self) -> Any:
@@ -77,10 +115,29 @@ class HeadView(Tap):
     """
 
     training_outputs = True
+    #: The method that returns the head's own losses.
+    loss_method = 'loss_by_feat'
+
+    def __init__(
+        self, path: str, module: nn.Module, model: nn.Module | None = None
+    ) -> None:
+        super().__init__(path, module, model)
+        #: Factor of the head's own classification losses in this step.
+        self.hard_factor = 1.0
 
     @property
     def value(self) -> HeadView:
         return self
+
+    def returned(self, name: str, output: Any) -> Any:
+        if name != self.loss_method or self.hard_factor == 1:
+            return output
+        return {
+            key: _each(value, lambda x: x * self.hard_factor)
+            if 'loss' in key and 'cls' in key
+            else value
+            for key, value in output.items()
+        }
 
     @property
     def outputs(self) -> Any:
@@ -187,7 +244,10 @@ def record(
         >>> taps['0'].value.shape
         torch.Size([1, 2, 1])
     """
-    taps = {path: kind(path, resolve(model, path)) for path, kind in tap_types.items()}
+    taps = {
+        path: kind(path, resolve(model, path), model)
+        for path, kind in tap_types.items()
+    }
     grad_enabled = torch.is_grad_enabled()
 
     def finished() -> bool:
@@ -195,33 +255,31 @@ def record(
             tap.count >= stop_after[path] for path, tap in taps.items()
         )
 
-    def intercept(tap: Tap, name: str) -> Any:
-        original = getattr(tap.module, name)
+    def intercept(tap: Tap, module: nn.Module, name: str) -> Any:
+        original = getattr(module, name)
+        counts = name == tap.methods[0]
 
         @functools.wraps(original)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if grad_enabled and not torch.is_grad_enabled() and name == 'forward':
+            if grad_enabled and not torch.is_grad_enabled() and counts:
                 raise RuntimeError(
                     f'{tap.path!r} runs inside gradient checkpointing, where a tapped '
                     'tensor receives no gradient; tap a module outside of the '
                     'checkpointed block or set with_cp=False'
                 )
             output = original(*args, **kwargs)
-            # A copy: what follows (`ReLU(inplace=True)`, `out += identity`) may
-            # change the tensor, and in the teacher nothing follows the last tap.
-            kept = _each(output, Tensor.clone) if name == 'forward' else output
-            tap.calls[name].append(Call(args, kwargs, kept))
-            if name == 'forward' and finished():
+            tap.calls[name].append(Call(args, kwargs, tap.kept(name, output)))
+            if counts and finished():
                 raise StopForward
-            return output
+            return tap.returned(name, output)
 
         return wrapper
 
     with ExitStack() as stack:
         for tap in taps.values():
-            for name in tap.methods:
-                stack.callback(_restore, tap.module, name, vars(tap.module).get(name))
-                vars(tap.module)[name] = intercept(tap, name)
+            for module, name in tap.watched:
+                stack.callback(_restore, module, name, vars(module).get(name))
+                vars(module)[name] = intercept(tap, module, name)
         with suppress(StopForward):
             yield taps
 

@@ -78,6 +78,8 @@ def load_teacher(
     model = _build(cfg, scope)
     if state is not None:
         load_strictly(model, state, options.get('allow_missing', ()), str(checkpoint))
+        # Where MMDetection's own `init_detector` leaves the names of the classes.
+        model.dataset_meta = dict(classes=_class_names(contents))
     config = options.get('config')
     name = config if isinstance(config, (str, Path)) else getattr(cfg, 'filename', None)
     source = ', '.join(str(part) for part in (name, checkpoint) if part)
@@ -199,6 +201,14 @@ def _state_dict(contents: Any, path: Path) -> Mapping[str, Any]:
             }
         state = stripped
     return state
+
+
+def _class_names(contents: Any) -> Sequence[str] | None:
+    """Names that the training run has stored beside the weights."""
+    meta = contents.get('meta') if isinstance(contents, dict) else None
+    meta = meta if isinstance(meta, Mapping) else {}
+    data = meta.get('dataset_meta') or {}
+    return data.get('classes') or data.get('CLASSES') or meta.get('CLASSES')
 
 
 def _stored_config(contents: Any, path: Path) -> Config:

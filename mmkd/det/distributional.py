@@ -208,8 +208,7 @@ class _AnchorHead(DistributionalHead):
         if not self.reg_decoded_bbox:
             return super().edge_targets(view, index)
         # The stock loss takes boxes.
-        priors = torch.cat([p.repeat(len(view.logits[0]), 1) for p in view.priors])
-        edges = self.bbox_coder.encode(priors[index], view.box_targets[index])
+        edges = self.bbox_coder.encode(view.prior_rows[index], view.box_targets[index])
         return edges / self.unit
 
 

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from ..batch import Batch
 from ..taps import HeadView, Tap
+from .box_units import BoxUnits, units_of
+from .dense_targets import targets_of
+from .roi_views import RoIHeadView, is_box_head
 
 
 class DenseHeadView(HeadView):
@@ -26,7 +29,7 @@ class DenseHeadView(HeadView):
     head's own prior generator.
     """
 
-    methods = ('forward', 'get_targets', 'edge_distributions')
+    methods = ('forward', 'get_targets', 'edge_distributions', 'loss_by_feat')
 
     @property
     def name(self) -> str:
@@ -196,12 +199,66 @@ class DenseHeadView(HeadView):
         return level.to(self.logits[0].device)
 
     @property
+    def stages(self) -> list[DenseHeadView]:
+        """Where two-stage heads have stages, a dense head is its own only one."""
+        return [self]
+
+    @property
+    def weight(self) -> float:
+        """Factor of the stage's losses in the total."""
+        return 1.0
+
+    @property
+    def is_sigmoid(self) -> bool:
+        """Whether every class logit is a classifier of its own."""
+        return self.module.use_sigmoid_cls
+
+    @property
+    def has_background(self) -> bool:
+        """Whether the last logit is that of the background."""
+        return self.num_logits > self.num_classes
+
+    @property
+    def units(self) -> BoxUnits | None:
+        """In what boxes are predicted; ``None`` unless they are deltas of anchors."""
+        return units_of(getattr(self.module, 'bbox_coder', None))
+
+    @property
+    def anchors(self) -> list[list[list[float]]] | None:
+        """Priors of a location, level by level, (x1, y1, x2, y2); points have none."""
+        base = getattr(self.module.prior_generator, 'base_anchors', None)
+        return None if base is None else [anchors.tolist() for anchors in base]
+
+    @property
     def box_rows(self) -> Tensor:
         """Box outputs, one row per prior: (rows, 4 * bins)."""
         priors = [
             logits.shape[1] // self.module.cls_out_channels for logits in self.logits
         ]
         return _rows(self.boxes, self.boxes[0].shape[1] // priors[0])
+
+    def deltas(self, index: Tensor, labels: Tensor) -> Tensor:
+        """Predicted boxes of some rows in :attr:`units`, (n, 4).
+
+        Args:
+            index: The rows, (n,).
+            labels: Class of every one of them; a dense head has one box for all.
+        """
+        return self.box_rows[index]
+
+    def true_deltas(self, index: Tensor) -> Tensor:
+        """True boxes of some rows in :attr:`units`, (n, 4)."""
+        targets = self.box_targets[index]
+        if not self.module.reg_decoded_bbox:
+            return targets
+        # The stock loss takes boxes.
+        return self.module.bbox_coder.encode(self.prior_rows[index], targets)
+
+    @property
+    def prior_rows(self) -> Tensor:
+        """Prior box of every row in input pixels, (rows, 4)."""
+        images = len(self.logits[0])
+        return torch.cat([prior.repeat(images, 1) for prior in self.priors])
 
     @property
     def labels(self) -> Tensor:
@@ -211,13 +268,13 @@ class DenseHeadView(HeadView):
     @property
     def label_weights(self) -> Tensor:
         """Weight of every prior in the classification loss, (rows,); 1 in FCOS."""
-        if 'label_weights' not in self._targets():
+        if 'label_weights' not in targets_of(self):
             return torch.ones_like(self.labels, dtype=torch.float32)
         return self._target('label_weights')
 
     @property
     def box_targets(self) -> Tensor:
-        """Regression targets in the head's own units, (rows, 4)."""
+        """Regression targets as the head's own loss takes them, (rows, 4)."""
         return self._target('box_targets')
 
     @property
@@ -225,66 +282,40 @@ class DenseHeadView(HeadView):
         """Boolean mask of the priors that are assigned to an object, (rows,)."""
         return (self.labels >= 0) & (self.labels < self.module.num_classes)
 
-    @property
+    @cached_property
     def avg_factor(self) -> float:
         """Averaging factor of the head's losses: its mean over ranks, at least 1."""
-        factor = self._targets().get('avg_factor')
+        factor = targets_of(self).get('avg_factor')
         if factor is None:  # FCOS counts its positives itself
             factor = int(self.positives.sum())
         total = torch.tensor(float(factor), device=self.labels.device)
         all_reduce(total, 'mean')
         return max(total.item(), 1.0)
 
+    @property
+    def class_factor(self) -> float:
+        """What the head divides its classification loss by."""
+        return self.avg_factor
+
+    @property
+    def box_factor(self) -> float:
+        """What the head divides its regression loss by."""
+        return self.avg_factor
+
     def _target(self, name: str) -> Tensor:
-        values = self._targets()
+        values = targets_of(self)
         if name not in values:
             raise ValueError(f'{type(self.module).__name__} has no {name}')
         # (N, priors) or (N, priors, 4) per level, joined over images in FCOS.
         shape = (-1, 4) if name == 'box_targets' else (-1,)
         return torch.cat([level.reshape(shape) for level in values[name]])
 
-    def _targets(self) -> dict[str, Any]:
-        if not self.calls.get('get_targets'):
-            raise RuntimeError(
-                f'{self.path!r} assigned no targets: they exist in the student only, '
-                'after its own loss'
-            )
-        output = self.calls['get_targets'][0].output
-        names = _LAYOUTS.get(len(output))
-        if names is None:
-            raise ValueError(
-                f'targets of {type(self.module).__name__} have an unknown layout of '
-                f'{len(output)} parts'
-            )
-        targets = dict(zip(names, output))
-        labels = targets['labels']
-        # TOOD returns five parts, too, of which the first are its anchors.
-        if not isinstance(labels, (list, tuple)) or labels[0].is_floating_point():
-            raise ValueError(
-                f'targets of {type(self.module).__name__} have an unknown layout'
-            )
-        return targets
-
-
-#: What `get_targets` returns in MMDetection 3: point-based heads, anchor-based
-#: ones, and those (ATSS, GFL, ...) that hand the anchors on. All per level.
-_LAYOUTS = {
-    2: ('labels', 'box_targets'),
-    5: ('labels', 'label_weights', 'box_targets', 'box_weights', 'avg_factor'),
-    6: (
-        'anchors',
-        'labels',
-        'label_weights',
-        'box_targets',
-        'box_weights',
-        'avg_factor',
-    ),
-}
-
 
 def tap_of(module: nn.Module) -> type[Tap]:
     """The tap for a sub-module of a detector."""
-    return DenseHeadView if isinstance(module, BaseDenseHead) else Tap
+    if isinstance(module, BaseDenseHead):
+        return DenseHeadView
+    return RoIHeadView if is_box_head(module) else Tap
 
 
 def _rows(maps: list[Tensor], width: int) -> Tensor:

@@ -1,6 +1,11 @@
 """Distillation losses: one file per method, a function under a thin class."""
 
 from .base import DistillLoss
+from .bounded_regression import (
+    BoundedRegressionLoss,
+    BoxImitationLoss,
+    bounded_regression_loss,
+)
 from .channel_wise_divergence import ChannelWiseDivergenceLoss, channel_wise_divergence
 from .classification_distillation import (
     ClassificationDistillationLoss,
@@ -13,18 +18,29 @@ from .localization_distillation import (
 )
 from .soft_target import SoftTargetLoss, soft_target_loss
 from .valuable_localization_region import valuable_localization_region
+from .weighted_soft_cross_entropy import (
+    WeightedSoftCrossEntropyLoss,
+    weighted_soft_binary_cross_entropy,
+    weighted_soft_cross_entropy,
+)
 
 __all__ = [
+    'BoundedRegressionLoss',
+    'BoxImitationLoss',
     'ChannelWiseDivergenceLoss',
     'ClassificationDistillationLoss',
     'DistillLoss',
     'FeatureImitationLoss',
     'LocalizationDistillationLoss',
     'SoftTargetLoss',
+    'WeightedSoftCrossEntropyLoss',
+    'bounded_regression_loss',
     'channel_wise_divergence',
     'classification_distillation_loss',
     'feature_imitation_loss',
     'localization_distillation_loss',
     'soft_target_loss',
     'valuable_localization_region',
+    'weighted_soft_binary_cross_entropy',
+    'weighted_soft_cross_entropy',
 ]

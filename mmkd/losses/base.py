@@ -72,6 +72,14 @@ class DistillLoss(nn.Module):
     def prepare_also(self, student: dict[str, Any], teacher: dict[str, Any]) -> None:
         """The same for the further paths: path -> what its tap yielded."""
 
+    def before_student(self, tap: Any, factor: float) -> None:
+        """Called in every step in which the term is on, before the student runs.
+
+        Args:
+            tap: The student's tap, which has recorded nothing yet.
+            factor: Factor of the schedule in (0, 1].
+        """
+
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         """Unweighted value of the loss, a scalar; defined by the subclass."""
         raise NotImplementedError(f'{type(self).__name__} must define distance()')

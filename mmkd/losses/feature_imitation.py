@@ -101,7 +101,8 @@ class FeatureImitationLoss(DistillLoss):
         adapter: ``None`` (made from the widths seen when the model is built),
             or ``dict(in_channels=..., out_channels=...)`` with one number or
             one per level, or the config of any module that maps a tuple of
-            features to a tuple of features.
+            features to a tuple of features. ``dict(type='mmkd.Identity')`` adapts
+            nothing, which needs equal widths.
         resize: How the teacher's map is brought to the student's height and
             width where they differ: ``'bilinear'``, ``'nearest'``,
             ``'bicubic'`` or ``'area'``. ``None`` makes a difference an error.

@@ -161,13 +161,16 @@ def vlr_weights(view: Any, batch: Batch | None) -> Tensor:
     return view.to_rows(torch.stack(weights))
 
 
-def check_heads(student: Any, teacher: Any, distributions: bool) -> None:
+def check_heads(
+    student: Any, teacher: Any, distributions: bool, classes: bool = True
+) -> None:
     """Raise ``ValueError`` unless the rows of both heads mean the same.
 
     Args:
         student: View of the student's head.
         teacher: View of the teacher's head.
         distributions: Whether they must predict distributions of edges.
+        classes: Whether they must predict the same classes.
     """
     views: dict[str, Any] = dict(student=student, teacher=teacher)
     names = {s: getattr(v, 'name', type(v).__name__) for s, v in views.items()}
@@ -190,10 +193,14 @@ def check_heads(student: Any, teacher: Any, distributions: bool) -> None:
     rules = [
         ('strides', 'strides', 'give both heads the same levels'),
         ('num_priors', 'priors per location', 'give both heads the same priors'),
-        ('num_classes', 'classes', 'use a teacher of the same classes'),
+        ('anchors', 'anchors', 'give both heads the same anchor generator'),
         ('sizes', 'maps (height, width)', 'use networks of the same strides'),
-        ('num_logits', 'class logits', 'use sigmoids or softmax in both heads'),
     ]
+    if classes:
+        rules += [
+            ('num_classes', 'classes', 'use a teacher of the same classes'),
+            ('num_logits', 'class logits', 'use sigmoids or softmax in both heads'),
+        ]
     if distributions:
         rules += [
             ('bins', 'bins (reg_max + 1)', 'give both heads the same reg_max'),

@@ -1,0 +1,215 @@
+"""What the box heads of two-stage detectors predict and are taught, by name."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from torch import Tensor, nn
+
+from ..taps import HeadView, Tap, resolve
+from .box_units import BoxUnits, units_of
+
+
+@dataclass
+class RoIStage:
+    """One stage's box head: its predictions, and in the student its targets.
+
+    Rows are regions of interest (RoIs), image by image.
+
+    Args:
+        head: The head.
+        weight: Factor of the stage's losses in the total.
+        predictions: Class logits (R, K) and box deltas (R, 4) or (R, 4 C); absent
+            before the head has run.
+        targets: Arguments of the head's own loss, in the student.
+    """
+
+    head: Any
+    weight: float = 1.0
+    predictions: tuple[Tensor, Tensor] | None = None
+    targets: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, without the background."""
+        return self.head.num_classes
+
+    @property
+    def is_sigmoid(self) -> bool:
+        """Whether every class logit is a classifier of its own."""
+        return getattr(self.head.loss_cls, 'use_sigmoid', False)
+
+    @property
+    def has_background(self) -> bool:
+        """Whether the last logit is that of the background: in RoI heads, always."""
+        return True
+
+    @property
+    def units(self) -> BoxUnits | None:
+        """In what boxes are predicted."""
+        return units_of(self.head.bbox_coder)
+
+    @property
+    def class_rows(self) -> Tensor:
+        """Class logits, (R, K); without rows before the head has run."""
+        if self.predictions is None:
+            return next(self.head.parameters()).new_zeros(0, self.num_classes + 1)
+        return self.predictions[0]
+
+    def deltas(self, index: Tensor, labels: Tensor) -> Tensor:
+        """Predicted boxes of some rows in :attr:`units`, (n, 4).
+
+        Args:
+            index: The rows, (n,).
+            labels: Class of every one of them: a class-specific head predicts a
+                box for each class.
+        """
+        assert self.predictions is not None
+        deltas = self.predictions[1][index]
+        if self.head.reg_class_agnostic:
+            return deltas
+        rows = torch.arange(len(index), device=index.device)
+        return deltas.unflatten(1, (self.num_classes, -1))[rows, labels]
+
+    @property
+    def rois(self) -> Tensor:
+        """The student's sampled RoIs: image, x1, y1, x2, y2 in input pixels, (R, 5)."""
+        return self.targets['rois']
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every row, (R,); ``num_classes`` stands for background."""
+        return self.targets['labels']
+
+    @property
+    def label_weights(self) -> Tensor:
+        """Weight of every row in the classification loss, (R,)."""
+        return self.targets['label_weights']
+
+    @property
+    def positives(self) -> Tensor:
+        """Boolean mask of the rows that are assigned to an object, (R,)."""
+        return (self.labels >= 0) & (self.labels < self.num_classes)
+
+    def true_deltas(self, index: Tensor) -> Tensor:
+        """True boxes of some rows in :attr:`units`, (n, 4)."""
+        targets = self.targets['bbox_targets'][index]
+        if not self.head.reg_decoded_bbox:
+            return targets
+        return self.head.bbox_coder.encode(self.rois[index, 1:], targets)
+
+    @property
+    def class_factor(self) -> float:
+        """What the head divides its classification loss by."""
+        return max(float((self.label_weights > 0).sum()), 1.0)
+
+    @property
+    def box_factor(self) -> float:
+        """What the head divides its regression loss by: the number of rows."""
+        return max(float(len(self.labels)), 1.0)
+
+
+class RoIHeadView(HeadView):
+    """The box head of a two-stage detector in one step, of every stage.
+
+    The student's sampled RoIs and their targets are recorded as they enter the
+    head's own loss. The teacher runs as far as its features; when the student is
+    done, its box head scores the *student's* RoIs on them, all images in one call.
+    RoIs are in input pixels, so strides and necks may differ.
+    """
+
+    methods = ('extract_feat', 'loss')
+    training_outputs = False  # box heads return the same in training and in eval
+    loss_method = 'loss'
+
+    def __init__(
+        self, path: str, module: nn.Module, model: nn.Module | None = None
+    ) -> None:
+        assert model is not None
+        parent, _, last = path.rpartition('.')
+        self.first = 0
+        if last.isdecimal():  # one stage of a cascade
+            parent, self.first = parent.rpartition('.')[0], int(last)
+        self.roi_head: Any = resolve(model, parent)
+        is_list = isinstance(module, nn.ModuleList)
+        self.heads: list[Any] = list(module) if is_list else [module]
+        self._scored: list[RoIStage] = []
+        self._follows: Tap | None = None
+        super().__init__(path, module, model)
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f'{type(self.heads[0]).__name__} ({self.path!r})'
+
+    @property
+    def watched(self) -> list[tuple[nn.Module, str]]:
+        return [(self.model, 'extract_feat'), *((head, 'loss') for head in self.heads)]
+
+    def to(self, device: torch.device) -> None:
+        """Features stay where the teacher is; :meth:`follow` moves what it finds."""
+
+    @property
+    def stages(self) -> list[RoIStage]:
+        """The stages that ran, in order; before any of them did, all of them."""
+        if self._scored:
+            return self._scored
+        if not self.calls['loss']:
+            return [RoIStage(head) for head in self.heads]
+        weights = getattr(self.roi_head, 'stage_loss_weights', [1.0])
+        stages = []
+        for index, (head, call) in enumerate(zip(self.heads, self.calls['loss'])):
+            given = _LOSS_SIGNATURE.bind(head, *call.args, **call.kwargs).arguments
+            predictions = given['cls_score'], given['bbox_pred']
+            weight = weights[self.first + index]
+            stages.append(RoIStage(head, weight, predictions, given))
+        return stages
+
+    @property
+    def logits(self) -> list[Tensor]:
+        """Class logits of every stage, (R, K)."""
+        return [stage.class_rows for stage in self.stages]
+
+    def follow(self, student: Tap) -> None:
+        """Score the student's RoIs.
+
+        Args:
+            student: The student's view, complete.
+        """
+        if self._follows is student:  # another term of the same heads
+            return
+        features = self.calls['extract_feat'][0].output
+        of_stage = hasattr(self.roi_head, 'num_stages')
+        scored = []
+        for index, (head, theirs) in enumerate(zip(self.heads, student.stages)):  # type: ignore[attr-defined]
+            rois = theirs.rois.to(features[0].device)
+            which = (self.first + index,) if of_stage else ()
+            found = self.roi_head._bbox_forward(*which, features, rois)
+            place = theirs.rois.device
+            predictions = found['cls_score'].to(place), found['bbox_pred'].to(place)
+            scored.append(RoIStage(head, predictions=predictions))
+        self._scored, self._follows = scored, student
+
+
+_LOSS_SIGNATURE = inspect.signature(BBoxHead.loss)
+
+
+def is_box_head(module: nn.Module) -> bool:
+    """Whether a module is a box head of rows, or the list of a cascade's.
+
+    Heads with a loss of their own (SABL, Sparse R-CNN) or with other logits than
+    one per class and one for the background (Seesaw loss) are not.
+    """
+    heads = list(module) if isinstance(module, nn.ModuleList) else [module]
+    return bool(heads) and all(
+        isinstance(head, BBoxHead)
+        and type(head).loss is BBoxHead.loss
+        and head.with_cls
+        and head.with_reg
+        and not head.custom_cls_channels
+        for head in heads
+    )
