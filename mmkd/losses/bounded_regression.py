@@ -210,8 +210,9 @@ class BoxImitationLoss(BoundedRegressionLoss):
         self, student: Tensor, teacher: Tensor, target: Tensor, avg_factor: float
     ) -> Tensor:
         # A bound that is always active, with the teacher in the place of the truth.
+        truth = teacher.detach()
         return bounded_regression_loss(
-            student, teacher, teacher, margin=1.0, avg_factor=avg_factor
+            student, teacher, truth, margin=1.0, avg_factor=avg_factor
         )
 
 

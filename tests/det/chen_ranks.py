@@ -1,0 +1,156 @@
+"""Chen et al.'s terms in one of two processes; started by ``test_chen_ddp.py``.
+
+Also the small two-stage models and batches that the tests of these terms use.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from pathlib import Path
+
+import torch
+from ld_ranks import batch, joined, prepared
+from mmdet.models.task_modules.samplers import RandomSampler
+from mmdet.registry import TASK_UTILS
+from mmengine.model import MMDistributedDataParallel
+from tiny_models import build, zoo
+
+from mmkd.det import DistillDetector
+
+SOFT, BOUNDED = 'mmkd.WeightedSoftCrossEntropyLoss', 'mmkd.BoundedRegressionLoss'
+RPN, RCN = 'rpn_head', 'roi_head.bbox_head'
+TERMS = dict(
+    loss_soft_rpn=dict(type=SOFT, at=RPN),
+    loss_soft_rcn=dict(type=SOFT, at=RCN),
+    loss_bound_rpn=dict(type=BOUNDED, at=RPN, margin=0.01),
+    loss_bound_rcn=dict(type=BOUNDED, at=RCN, margin=0.01),
+)
+FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+CASCADE = 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'
+MASK = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+CASCADE_MASK = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
+RETINA = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+GN = dict(type='GN', num_groups=4, requires_grad=True)
+
+
+@TASK_UTILS.register_module(force=True)
+class FirstSampler(RandomSampler):
+    """The first candidates in the place of random ones."""
+
+    def random_choice(self, gallery, num):
+        return gallery[:num]
+
+
+def two_stage(
+    name: str = FASTER, width: int = 16, seed: int = 0, classes: int = 3, **box_head
+):
+    """A stock two-stage detector of the zoo's config, narrow, with GroupNorm."""
+    cfg = copy.deepcopy(zoo(name)).model
+    cfg.backbone.update(
+        depth=18,
+        base_channels=8,
+        frozen_stages=-1,
+        norm_cfg=GN,
+        norm_eval=False,
+        init_cfg=None,
+    )
+    cfg.neck.update(in_channels=[8, 16, 32, 64], out_channels=width)
+    cfg.rpn_head.update(in_channels=width, feat_channels=width)
+    for part in ('bbox_roi_extractor', 'mask_roi_extractor'):
+        if part in cfg.roi_head:
+            cfg.roi_head[part].out_channels = width
+    heads = cfg.roi_head.bbox_head
+    for head in heads if isinstance(heads, list) else [heads]:
+        head.update(in_channels=width, fc_out_channels=32, num_classes=classes)
+        head.update(box_head)
+    if 'mask_head' in cfg.roi_head:
+        cfg.roi_head.mask_head.update(
+            in_channels=width, conv_out_channels=width, num_classes=classes
+        )
+    cfg.train_cfg.rpn.sampler.num = 64
+    stages = cfg.train_cfg.rcnn
+    for stage in stages if isinstance(stages, list) else [stages]:
+        stage.sampler.num = 32
+    cfg.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=50)
+    return roughened(build(cfg, 'mmdet', seed), seed)
+
+
+def roughened(model, seed: int, scale: float = 0.1):
+    """The model with heads that predict something: random weights in them."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if 'head' in name:
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(noise * scale)
+    return model
+
+
+def distilled(student, teacher, losses=TERMS, **options):
+    """Copies of both, with the terms, every one with these options."""
+    losses = {name: {**cfg, **options} for name, cfg in losses.items()}
+    return DistillDetector(copy.deepcopy(student), copy.deepcopy(teacher), losses)
+
+
+def models():
+    """Student and teacher of the two processes, and of the one."""
+    student, teacher = two_stage(seed=1), two_stage(width=24, seed=2)
+    for heads in (student.rpn_head, student.roi_head):
+        sampler = 'sampler' if heads is student.rpn_head else 'bbox_sampler'
+        old = getattr(heads, sampler)
+        first = FirstSampler(old.num, old.pos_fraction)
+        first.add_gt_as_proposals = old.add_gt_as_proposals
+        setattr(heads, sampler, first)
+    return distilled(student, teacher)
+
+
+#: Two images per rank, of one padded size.
+BATCHES = dict(
+    objects=[batch(seed=3), batch(((128, 128), (96, 128)), seed=5)],
+    none_on_a_rank=[batch(seed=3), batch(((128, 128), (96, 128)), without=(0, 1))],
+)
+
+
+def distil(model, data: dict) -> dict:
+    """Values and gradients of the distillation terms, one after the other."""
+    student = getattr(model, 'module', model)
+    found = {}
+    for name in TERMS:
+        model.zero_grad()
+        losses = model(**copy.deepcopy(data), mode='loss')
+        # Every parameter takes part, as DDP wants it.
+        parts = [v if isinstance(v, list) else [v] for v in losses.values()]
+        rest = sum(x for part in parts for x in part if x.requires_grad)
+        (losses[name] + 0 * rest).backward()
+        found[name] = dict(
+            value=losses[name].detach(),
+            gradients={
+                k: p.grad.clone()
+                for k, p in student.named_parameters()
+                if p.grad is not None
+            },
+        )
+    return found
+
+
+def main(rank: int, folder: Path) -> None:
+    model = MMDistributedDataParallel(
+        models().train(), device_ids=None, broadcast_buffers=False
+    )
+    results = {
+        name: distil(model, prepared(model.module, raw[rank]))
+        for name, raw in BATCHES.items()
+    }
+    torch.save(results, folder / f'rank{rank}.pth')
+
+
+if __name__ == '__main__':
+    torch.set_num_threads(1)
+    rank, folder = int(os.environ['RANK']), Path(sys.argv[1])
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+    )
+    main(rank, folder)
+    torch.distributed.destroy_process_group()
