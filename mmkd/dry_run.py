@@ -86,9 +86,10 @@ def _attempt(
     samples = _samples(size)
     # Most taps sit in the trunk. Running it alone first spares the second stage of
     # a Mask R-CNN a thousand proposals per image.
-    if hasattr(model, 'extract_feat'):
+    detector: Any = model
+    if hasattr(detector, 'extract_feat'):
         # Looked up when it is called: it may be tapped itself.
-        seen = _run(model, tap_types, inputs, lambda x: model.extract_feat(x))
+        seen = _run(model, tap_types, inputs, lambda x: detector.extract_feat(x))
         if seen.failure is None:
             return seen
     return _run(model, tap_types, inputs, lambda x: model(x, samples, mode='tensor'))

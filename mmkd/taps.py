@@ -64,7 +64,9 @@ class Tap:
     @property
     def watched(self) -> list[tuple[nn.Module, str]]:
         """The methods that are intercepted, and of which modules."""
-        return [(self.module, name) for name in self.methods if hasattr(self.module, name)]
+        return [
+            (self.module, name) for name in self.methods if hasattr(self.module, name)
+        ]
 
     def kept(self, name: str, output: Any) -> Any:
         """What is recorded of a method's output.

@@ -75,7 +75,7 @@ def load_teacher(
             'dict(config=..., checkpoint=...), or say checkpoint=None, '
             'allow_random=True to distil from a random network'
         )
-    model = _build(cfg, scope)
+    model: Any = _build(cfg, scope)
     if state is not None:
         load_strictly(model, state, options.get('allow_missing', ()), str(checkpoint))
         # Where MMDetection's own `init_detector` leaves the names of the classes.

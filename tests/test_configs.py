@@ -12,7 +12,14 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
-from tiny_models import detection_batch, segmentation_batch, tiny_gfl, tiny_pspnet
+from tiny_models import (
+    detection_batch,
+    segmentation_batch,
+    tiny_gfl,
+    tiny_pspnet,
+    tiny_two_stage,
+    with_masks,
+)
 
 from mmkd.config import (
     config_root,
@@ -38,7 +45,7 @@ PATHS = [
     for path in sorted(ROOT.glob('**/*.py'))
     if not any(part.startswith('_') for part in path.relative_to(ROOT).parts)
 ]
-BATCHES = dict(mmdet=detection_batch, mmseg=segmentation_batch)
+BATCHES = dict(mmdet=lambda: with_masks(detection_batch()), mmseg=segmentation_batch)
 
 every_config = pytest.mark.parametrize('path', PATHS, ids=str)
 
@@ -172,7 +179,13 @@ def test_fragments_are_left_out_and_nothing_else():
     files = {path.relative_to(ROOT) for path in ROOT.glob('**/*.py')}
     left_out = files - set(PATHS)
     assert {'_base_', '_methods_'} <= {path.parts[0] for path in left_out}
-    assert {path.parts[0] for path in PATHS} >= {'hint', 'cwd', 'ld', 'demo'}
+    assert {path.parts[0] for path in PATHS} >= {
+        'hint',
+        'cwd',
+        'ld',
+        'chen2017',
+        'demo',
+    }
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
@@ -183,6 +196,8 @@ def test_every_preset_fits_stock_models(method, scope):
     except ValueError as error:
         pytest.skip(str(error))
     tiny = dict(mmdet=tiny_gfl, mmseg=tiny_pspnet)[scope]
+    if method == 'chen2017':  # of two stages
+        tiny = tiny_two_stage
     teacher = dict(config=tiny(24), checkpoint=None, allow_random=True)
     cfg = distill_config(tiny(16), teacher, losses)
     _, logged = trained_one_step(cfg)

@@ -47,6 +47,51 @@ def tiny_gfl(width: int = 16, **model) -> Config:
     return cfg
 
 
+FASTER_RCNN = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+
+
+def tiny_two_stage(
+    width: int = 16, name: str = FASTER_RCNN, classes: int = 3, **box_head
+) -> Config:
+    """A stock two-stage detector from the zoo's config, narrow, on ResNet-18.
+
+    Args:
+        width: Of neck and region proposal network.
+        name: The config.
+        classes: Number of classes.
+        box_head: Further settings of every box head.
+    """
+    cfg = copy.deepcopy(zoo(name))
+    model = cfg.model
+    model.backbone.update(
+        depth=18,
+        base_channels=8,
+        frozen_stages=-1,
+        norm_cfg=dict(type='GN', num_groups=4, requires_grad=True),
+        norm_eval=False,
+        init_cfg=None,
+    )
+    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=width)
+    model.rpn_head.update(in_channels=width, feat_channels=width)
+    for part in ('bbox_roi_extractor', 'mask_roi_extractor'):
+        if part in model.roi_head:
+            model.roi_head[part].out_channels = width
+    heads = model.roi_head.bbox_head
+    for head in heads if isinstance(heads, list) else [heads]:
+        head.update(in_channels=width, fc_out_channels=32, num_classes=classes)
+        head.update(box_head)
+    if 'mask_head' in model.roi_head:
+        model.roi_head.mask_head.update(
+            in_channels=width, conv_out_channels=width, num_classes=classes
+        )
+    model.train_cfg.rpn.sampler.num = 64
+    stages = model.train_cfg.rcnn
+    for stage in stages if isinstance(stages, list) else [stages]:
+        stage.sampler.num = 32
+    model.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=50)
+    return cfg
+
+
 def tiny_pspnet(width: int = 16) -> Config:
     """Stock PSPNet on a narrow ResNet-18, with dropout and an auxiliary head."""
     cfg = copy.deepcopy(
@@ -109,6 +154,21 @@ def detection_batch(shapes=((96, 128), (128, 96)), seed: int = 0) -> dict:
         sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2]))
         samples.append(sample)
     return dict(inputs=inputs, data_samples=samples)
+
+
+def with_masks(raw: dict) -> dict:
+    """The batch of a detector with a mask of every object: its box."""
+    from mmdet.structures.mask import BitmapMasks
+
+    raw = copy.deepcopy(raw)
+    for image, sample in zip(raw['inputs'], raw['data_samples']):
+        height, width = image.shape[1:]
+        boxes = sample.gt_instances.bboxes
+        masks = torch.zeros(len(boxes), height, width, dtype=torch.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist()):
+            mask[y1:y2, x1:x2] = 1
+        sample.gt_instances.masks = BitmapMasks(masks.numpy(), height, width)
+    return raw
 
 
 def segmentation_batch(size: int = 64, seed: int = 0) -> dict:

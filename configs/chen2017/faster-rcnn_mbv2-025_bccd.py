@@ -1,5 +1,5 @@
-# The student of the BCCD pair: a quarter of the backbone's width, from scratch. The neck
-# is as wide as the teacher's: the paper adapts hints also where widths agree.
+# The student of the BCCD pair: a quarter of the backbone's width, from scratch. Its
+# neck is as wide as the teacher's: the paper adapts hints also where widths agree.
 _base_ = 'faster-rcnn_mbv2_bccd.py'
 model = dict(
     backbone=dict(widen_factor=0.25, init_cfg=None),

@@ -135,8 +135,7 @@ class RoIHeadView(HeadView):
         if last.isdecimal():  # one stage of a cascade
             parent, self.first = parent.rpartition('.')[0], int(last)
         self.roi_head: Any = resolve(model, parent)
-        is_list = isinstance(module, nn.ModuleList)
-        self.heads: list[Any] = list(module) if is_list else [module]
+        self.heads = _heads(module)
         self._scored: list[RoIStage] = []
         self._follows: Tap | None = None
         super().__init__(path, module, model)
@@ -204,7 +203,7 @@ def is_box_head(module: nn.Module) -> bool:
     Heads with a loss of their own (SABL, Sparse R-CNN) or with other logits than
     one per class and one for the background (Seesaw loss) are not.
     """
-    heads = list(module) if isinstance(module, nn.ModuleList) else [module]
+    heads = _heads(module)
     return bool(heads) and all(
         isinstance(head, BBoxHead)
         and type(head).loss is BBoxHead.loss
@@ -213,3 +212,7 @@ def is_box_head(module: nn.Module) -> bool:
         and not head.custom_cls_channels
         for head in heads
     )
+
+
+def _heads(module: nn.Module) -> list[Any]:
+    return list(module) if isinstance(module, nn.ModuleList) else [module]

@@ -88,7 +88,7 @@ class BoxHeadLoss(DistillLoss):
                 )
             return None
         known = {name: index for index, name in enumerate(teacher.class_names or ())}
-        indices = [known.get(c, c) for c in self.teacher_classes]  # type: ignore[call-overload]
+        indices: list[Any] = [known.get(c, c) for c in self.teacher_classes]  # type: ignore[call-overload]
         wrong = [c for c in indices if c not in range(theirs)]
         if wrong or len(indices) != count or len(set(indices)) != count:
             raise ValueError(
@@ -107,9 +107,7 @@ class BoxHeadLoss(DistillLoss):
         logits = theirs.class_rows
         if self._class_map is None:
             return logits
-        return _selected(
-            logits, self._class_map, ours.has_background, ours.is_sigmoid
-        )
+        return _selected(logits, self._class_map, ours.has_background, ours.is_sigmoid)
 
     def their_labels(self, labels: Tensor) -> Tensor:
         """Classes of rows as the teacher counts them, (R,)."""

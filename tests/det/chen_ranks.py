@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import torch
-from ld_ranks import batch, joined, prepared
+from ld_ranks import batch, prepared
 from mmdet.models.task_modules.samplers import RandomSampler
 from mmdet.registry import TASK_UTILS
 from mmengine.model import MMDistributedDataParallel
-from tiny_models import build, zoo
+from tiny_models import FASTER_RCNN, build, tiny_two_stage
 
 from mmkd.det import DistillDetector
 
@@ -27,12 +27,11 @@ TERMS = dict(
     loss_bound_rpn=dict(type=BOUNDED, at=RPN, margin=0.01),
     loss_bound_rcn=dict(type=BOUNDED, at=RCN, margin=0.01),
 )
-FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+FASTER = FASTER_RCNN
 CASCADE = 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'
 MASK = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 CASCADE_MASK = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
 RETINA = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
-GN = dict(type='GN', num_groups=4, requires_grad=True)
 
 
 @TASK_UTILS.register_module(force=True)
@@ -46,35 +45,9 @@ class FirstSampler(RandomSampler):
 def two_stage(
     name: str = FASTER, width: int = 16, seed: int = 0, classes: int = 3, **box_head
 ):
-    """A stock two-stage detector of the zoo's config, narrow, with GroupNorm."""
-    cfg = copy.deepcopy(zoo(name)).model
-    cfg.backbone.update(
-        depth=18,
-        base_channels=8,
-        frozen_stages=-1,
-        norm_cfg=GN,
-        norm_eval=False,
-        init_cfg=None,
-    )
-    cfg.neck.update(in_channels=[8, 16, 32, 64], out_channels=width)
-    cfg.rpn_head.update(in_channels=width, feat_channels=width)
-    for part in ('bbox_roi_extractor', 'mask_roi_extractor'):
-        if part in cfg.roi_head:
-            cfg.roi_head[part].out_channels = width
-    heads = cfg.roi_head.bbox_head
-    for head in heads if isinstance(heads, list) else [heads]:
-        head.update(in_channels=width, fc_out_channels=32, num_classes=classes)
-        head.update(box_head)
-    if 'mask_head' in cfg.roi_head:
-        cfg.roi_head.mask_head.update(
-            in_channels=width, conv_out_channels=width, num_classes=classes
-        )
-    cfg.train_cfg.rpn.sampler.num = 64
-    stages = cfg.train_cfg.rcnn
-    for stage in stages if isinstance(stages, list) else [stages]:
-        stage.sampler.num = 32
-    cfg.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=50)
-    return roughened(build(cfg, 'mmdet', seed), seed)
+    """A small stock two-stage detector whose heads predict something."""
+    cfg = tiny_two_stage(width, name, classes, **box_head)
+    return roughened(build(cfg.model, 'mmdet', seed), seed)
 
 
 def roughened(model, seed: int, scale: float = 0.1):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from chen_ranks import BATCHES, TERMS, distil, joined, models, prepared
+from chen_ranks import BATCHES, TERMS, distil, models
+from ld_ranks import joined, prepared
 from two_ranks import run_two_ranks
 
 HERE = Path(__file__).parent

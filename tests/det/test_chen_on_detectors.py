@@ -16,15 +16,13 @@ from chen_ranks import (
     RPN,
     SOFT,
     TERMS,
-    batch,
     distilled,
-    joined,
-    prepared,
     roughened,
     two_stage,
 )
+from ld_ranks import batch, joined, prepared
 from mmengine.structures import InstanceData
-from tiny_models import build, losses_of, total, zoo
+from tiny_models import build, losses_of, tiny_two_stage, total, with_masks, zoo
 
 from mmkd.batch import Batch
 from mmkd.config import method_losses
@@ -62,21 +60,6 @@ def retinanet(width: int = 16, seed: int = 0, classes: int = 3, **head):
         **head,
     )
     return roughened(build(cfg, 'mmdet', seed), seed)
-
-
-def with_masks(raw: dict) -> dict:
-    """The batch with a mask of every object: its box."""
-    from mmdet.structures.mask import BitmapMasks
-
-    raw = copy.deepcopy(raw)
-    for image, sample in zip(raw['inputs'], raw['data_samples']):
-        height, width = image.shape[1:]
-        boxes = sample.gt_instances.bboxes
-        masks = torch.zeros(len(boxes), height, width, dtype=torch.uint8)
-        for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist()):
-            mask[y1:y2, x1:x2] = 1
-        sample.gt_instances.masks = BitmapMasks(masks.numpy(), height, width)
-    return raw
 
 
 def observed(model, raw: dict, seed: int = 0):
@@ -210,7 +193,8 @@ def test_one_stage_of_a_cascade():
 def test_rpn_terms_equal_plain_python(rpn, kind):
     models = [two_stage(seed=1), two_stage(width=24, seed=2)]
     if rpn == 'two logits':
-        models = [softmax_rpn(16, 1), softmax_rpn(24, 2)]
+        softmax = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)
+        models = [with_rpn(16, 1, loss_cls=softmax), with_rpn(24, 2, loss_cls=softmax)]
     model = distilled(*models)
     losses, ours, theirs, _ = observed(model, batch(**BATCHES[kind]))
     s, t = ours[RPN], theirs[RPN]
@@ -234,9 +218,7 @@ def test_rpn_terms_equal_plain_python(rpn, kind):
                 bounded += bounded_row(boxes[row], their_boxes[row], target, 0.01)
             row += 1
     assert row == len(logits)
-    assert losses['loss_soft_rpn'].item() == pytest.approx(
-        soft / targets[4], rel=1e-4
-    )
+    assert losses['loss_soft_rpn'].item() == pytest.approx(soft / targets[4], rel=1e-4)
     assert losses['loss_bound_rpn'].item() == pytest.approx(
         0.5 * bounded / targets[4], rel=1e-4, abs=1e-9
     )
@@ -244,22 +226,10 @@ def test_rpn_terms_equal_plain_python(rpn, kind):
     assert bounded == 0 or kind != 'none with objects'
 
 
-def softmax_rpn(width: int, seed: int):
-    cfg = copy.deepcopy(two_stage_cfg(width))
-    cfg.rpn_head.loss_cls.use_sigmoid = False
-    return roughened(build(cfg, 'mmdet', seed), seed)
-
-
-def two_stage_cfg(width: int):
-    cfg = copy.deepcopy(zoo(FASTER)).model
-    cfg.backbone.update(depth=18, base_channels=8, frozen_stages=-1, init_cfg=None)
-    cfg.neck.update(in_channels=[8, 16, 32, 64], out_channels=width)
-    cfg.rpn_head.update(in_channels=width, feat_channels=width)
-    cfg.roi_head.bbox_roi_extractor.out_channels = width
-    cfg.roi_head.bbox_head.update(in_channels=width, fc_out_channels=32, num_classes=3)
-    cfg.train_cfg.rpn.sampler.num = 64
-    cfg.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=50)
-    return cfg
+def with_rpn(width: int, seed: int, **rpn_head):
+    cfg = tiny_two_stage(width)
+    cfg.model.rpn_head.update(rpn_head)
+    return roughened(build(cfg.model, 'mmdet', seed), seed)
 
 
 @pytest.mark.parametrize('name', [FASTER, CASCADE])
@@ -345,7 +315,9 @@ def test_mu_divides_the_classification_between_truth_and_teacher(name):
             scaled.append(key)
         elif 'soft' in key:
             factor = 0.2 * 3
-        for a, b in zip(*(v if isinstance(v, list) else [v] for v in (mixed[key], value))):
+        if not isinstance(value, list):
+            value, mixed[key] = [value], [mixed[key]]
+        for a, b in zip(mixed[key], value):
             torch.testing.assert_close(a, factor * b)
     stages = 3 if name == CASCADE else 1
     assert len(scaled) == 1 + stages
@@ -407,7 +379,8 @@ def test_a_coder_of_other_deviations_is_converted():
         if label < 3:
             part = slice(4 * label, 4 * label + 4)
             roi = rois[n : n + 1, 1:]
-            box = teacher.roi_head.bbox_head.bbox_coder.decode(roi, found[n : n + 1, part])
+            head = teacher.roi_head.bbox_head
+            box = head.bbox_coder.decode(roi, found[n : n + 1, part])
             delta = student.roi_head.bbox_head.bbox_coder.encode(roi, box)
             expected += bounded_row(
                 boxes[n, part].tolist(), delta[0].tolist(), targets[n].tolist(), 0.01
@@ -504,8 +477,8 @@ def test_no_gradient_reaches_the_teacher_and_every_term_the_student():
     for name in TERMS:
         model.zero_grad()
         losses[name].backward(retain_graph=True)
-        norms = [p.grad.norm() for p in model.backbone.parameters() if p.grad is not None]
-        assert max(norms) > 0
+        gradients = [p.grad for p in model.backbone.parameters()]
+        assert max(g.norm() for g in gradients if g is not None) > 0
     assert all(p.grad is None for p in model.distiller.teacher.model.parameters())
 
 
@@ -552,15 +525,12 @@ def test_a_teacher_on_features_of_other_strides():
     assert losses['loss_soft_rcn'].item() == pytest.approx(soft, rel=1e-4)
 
 
-SCALES = dict(
-    type='AnchorGenerator', scales=[4], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]
+OTHER_ANCHORS = dict(
+    type='AnchorGenerator',
+    scales=[4],
+    ratios=[0.5, 1.0, 2.0],
+    strides=[4, 8, 16, 32, 64],
 )
-
-
-def other_anchors():
-    cfg = two_stage_cfg(24)
-    cfg.rpn_head.anchor_generator = SCALES
-    return build(cfg, 'mmdet', 2)
 
 
 def sabl():
@@ -598,7 +568,7 @@ def sabl():
             'both heads must classify by sigmoids or both by a softmax',
         ),
         (
-            other_anchors,
+            lambda: with_rpn(24, 2, anchor_generator=OTHER_ANCHORS),
             dict(loss=dict(type=BOUNDED, at=RPN)),
             'the same anchors but .*give both heads the same anchor generator',
         ),

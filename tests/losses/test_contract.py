@@ -171,9 +171,7 @@ RPN = dict(
 )
 SOFTMAX_RPN = dict(
     sample=partial(wide_levels, 2),
-    head=partial(
-        head_view, part='cls', make=partial(rpn_head, False), widths=(2, 4)
-    ),
+    head=partial(head_view, part='cls', make=partial(rpn_head, False), widths=(2, 4)),
 )
 RPN_BOXES = dict(
     sample=partial(wide_levels, 4),
