@@ -10,7 +10,7 @@ import torch
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from torch import Tensor, nn
 
-from ..taps import HeadView, Tap, resolve
+from ..taps import HeadView, Tap, move, resolve
 from .box_units import BoxUnits, units_of
 
 
@@ -30,7 +30,7 @@ class RoIStage:
 
     head: Any
     weight: float = 1.0
-    predictions: tuple[Tensor, Tensor] | None = None
+    predictions: tuple[Tensor, Tensor | None] | None = None
     targets: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -50,8 +50,8 @@ class RoIStage:
 
     @property
     def units(self) -> BoxUnits | None:
-        """In what boxes are predicted."""
-        return units_of(self.head.bbox_coder)
+        """In what boxes are predicted; ``None`` unless they are deltas of RoIs."""
+        return units_of(self.head.bbox_coder) if self.head.with_reg else None
 
     @property
     def class_rows(self) -> Tensor:
@@ -68,7 +68,7 @@ class RoIStage:
             labels: Class of every one of them: a class-specific head predicts a
                 box for each class.
         """
-        assert self.predictions is not None
+        assert self.predictions is not None and self.predictions[1] is not None
         deltas = self.predictions[1][index]
         if self.head.reg_class_agnostic:
             return deltas
@@ -181,17 +181,38 @@ class RoIHeadView(HeadView):
         """
         if self._follows is student:  # another term of the same heads
             return
-        features = self.calls['extract_feat'][0].output
+        features, theirs = (
+            tap.calls['extract_feat'][0].output for tap in (self, student)
+        )
+        if len(features[0]) != len(
+            theirs[0]
+        ):  # TridentNet trains on every image thrice
+            raise ValueError(
+                f'{student.path!r} has features of {len(theirs[0])} images in the '
+                f'student but of {len(features[0])} in the teacher'
+            )
         of_stage = hasattr(self.roi_head, 'num_stages')
+        branches = self._branches(features)
         scored = []
-        for index, (head, theirs) in enumerate(zip(self.heads, student.stages)):  # type: ignore[attr-defined]
-            rois = theirs.rois.to(features[0].device)
+        for index, (head, stage) in enumerate(zip(self.heads, student.stages)):  # type: ignore[attr-defined]
+            rois = stage.rois.to(features[0].device)
             which = (self.first + index,) if of_stage else ()
-            found = self.roi_head._bbox_forward(*which, features, rois)
-            place = theirs.rois.device
-            predictions = found['cls_score'].to(place), found['bbox_pred'].to(place)
+            found = self.roi_head._bbox_forward(*which, features, rois, **branches)
+            predictions = move(
+                (found['cls_score'], found['bbox_pred']), stage.rois.device
+            )
             scored.append(RoIStage(head, predictions=predictions))
         self._scored, self._follows = scored, student
+
+    def _branches(self, features: Any) -> dict[str, Any]:
+        """What HTC and SCNet fuse into the features of every RoI."""
+        wanted = inspect.signature(self.roi_head._bbox_forward).parameters
+        heads = {
+            name: getattr(self.roi_head, f'{name.removesuffix("_feat")}_head', None)
+            for name in ('semantic_feat', 'glbctx_feat')
+            if name in wanted
+        }
+        return {name: head(features)[1] for name, head in heads.items() if head}
 
 
 _LOSS_SIGNATURE = inspect.signature(BBoxHead.loss)
@@ -207,8 +228,8 @@ def is_box_head(module: nn.Module) -> bool:
     return bool(heads) and all(
         isinstance(head, BBoxHead)
         and type(head).loss is BBoxHead.loss
+        and type(head).loss_and_target is BBoxHead.loss_and_target
         and head.with_cls
-        and head.with_reg
         and not head.custom_cls_channels
         for head in heads
     )

@@ -525,6 +525,36 @@ def test_a_teacher_on_features_of_other_strides():
     assert losses['loss_soft_rcn'].item() == pytest.approx(soft, rel=1e-4)
 
 
+def test_branches_that_a_teacher_fuses_are_computed():
+    """Of a hybrid task cascade, the semantic one."""
+    name = 'mmdet::htc/htc_r50_fpn_1x_coco.py'
+    cfg = copy.deepcopy(zoo(name)).model
+    cfg.backbone.init_cfg = None
+    for head in cfg.roi_head.bbox_head:
+        head.num_classes = 3
+    teacher = build(cfg, 'mmdet', 2)
+    terms = {'loss_soft_rcn': TERMS['loss_soft_rcn']}
+    model = distilled(two_stage(CASCADE, seed=1), teacher, terms)
+    with record(model, {RCN: RoIHeadView}) as ours:
+        losses = losses_of(model, batch())
+    data = prepared(model, batch())
+    soft = 0.0
+    with torch.no_grad():
+        features = teacher.eval().extract_feat(data['inputs'])
+        semantic = teacher.roi_head.semantic_head(features)[1]
+        for stage, weight in zip(ours[RCN].stages, (1, 0.5, 0.25)):
+            index = list(model.roi_head.bbox_head).index(stage.head)
+            found = teacher.roi_head._bbox_forward(
+                index, features, stage.rois, semantic
+            )
+            plain = teacher.roi_head._bbox_forward(index, features, stage.rois)
+            assert not torch.equal(found['cls_score'], plain['cls_score'])
+            rows = zip(stage.class_rows.tolist(), found['cls_score'].tolist())
+            value = sum(soft_row(s, t, False, 1.5) for s, t in rows)
+            soft += weight * value / len(stage.rois)
+    assert losses['loss_soft_rcn'].item() == pytest.approx(soft, rel=1e-4)
+
+
 OTHER_ANCHORS = dict(
     type='AnchorGenerator',
     scales=[4],
@@ -533,9 +563,9 @@ OTHER_ANCHORS = dict(
 )
 
 
-def sabl():
-    cfg = copy.deepcopy(zoo('mmdet::sabl/sabl-faster-rcnn_r50_fpn_1x_coco.py')).model
-    cfg.backbone.update(init_cfg=None)
+def stock(name: str):
+    cfg = copy.deepcopy(zoo(name)).model
+    cfg.backbone.init_cfg = None
     return build(cfg, 'mmdet', 2)
 
 
@@ -583,7 +613,12 @@ def sabl():
             "the student must be tapped at a box head.*'neck' yields",
         ),
         (
-            sabl,
+            lambda: stock('mmdet::sabl/sabl-faster-rcnn_r50_fpn_1x_coco.py'),
+            dict(loss=dict(type=SOFT, at=RCN)),
+            'the teacher must be tapped at a box head',
+        ),
+        (
+            lambda: stock('mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py'),
             dict(loss=dict(type=SOFT, at=RCN)),
             'the teacher must be tapped at a box head',
         ),
