@@ -68,7 +68,8 @@ class RoIStage:
             labels: Class of every one of them: a class-specific head predicts a
                 box for each class.
         """
-        assert self.predictions is not None and self.predictions[1] is not None
+        assert self.predictions is not None
+        assert self.predictions[1] is not None
         deltas = self.predictions[1][index]
         if self.head.reg_class_agnostic:
             return deltas
@@ -184,9 +185,7 @@ class RoIHeadView(HeadView):
         features, theirs = (
             tap.calls['extract_feat'][0].output for tap in (self, student)
         )
-        if len(features[0]) != len(
-            theirs[0]
-        ):  # TridentNet trains on every image thrice
+        if len(features[0]) != len(theirs[0]):  # TridentNet trains on copies of images
             raise ValueError(
                 f'{student.path!r} has features of {len(theirs[0])} images in the '
                 f'student but of {len(features[0])} in the teacher'
