@@ -160,14 +160,17 @@ class RoIHeadView(HeadView):
             return self._scored
         if not self.calls['loss']:
             return [RoIStage(head) for head in self.heads]
-        weights = getattr(self.roi_head, 'stage_loss_weights', [1.0])
-        stages = []
-        for index, (head, call) in enumerate(zip(self.heads, self.calls['loss'])):
-            given = _LOSS_SIGNATURE.bind(head, *call.args, **call.kwargs).arguments
-            predictions = given['cls_score'], given['bbox_pred']
-            weight = weights[self.first + index]
-            stages.append(RoIStage(head, weight, predictions, given))
-        return stages
+        weights = getattr(self.roi_head, 'stage_loss_weights', [1.0])[self.first :]
+        calls = (
+            _LOSS_SIGNATURE.bind(None, *call.args, **call.kwargs).arguments
+            for call in self.calls['loss']
+        )
+        # OHEM and PISA's sampler ask for losses, too, to choose RoIs by.
+        taught = (given for given in calls if given['bbox_targets'] is not None)
+        return [
+            RoIStage(head, weight, (given['cls_score'], given['bbox_pred']), given)
+            for head, weight, given in zip(self.heads, weights, taught)
+        ]
 
     @property
     def logits(self) -> list[Tensor]:

@@ -175,6 +175,30 @@ def test_every_stage_of_a_cascade_counts_as_its_hard_loss_does():
     assert losses['loss_bound_rcn'].item() == pytest.approx(0.5 * bounded, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mmdet::faster_rcnn/faster-rcnn_r50_fpn_ohem_1x_coco.py',
+        'mmdet::pisa/faster-rcnn_r50_fpn_pisa_1x_coco.py',
+    ],
+    ids=['ohem', 'pisa'],
+)
+def test_samplers_that_ask_the_head_for_losses(name):
+    """What they ask for are not the rows that are taught."""
+    model = distilled(two_stage(name, seed=1), two_stage(width=24, seed=2))
+    with record(model, {RCN: RoIHeadView}) as ours:
+        losses = losses_of(model, batch())
+    view = ours[RCN]
+    (stage,) = view.stages
+    assert len(view.calls['loss']) == 3  # one for each image before
+    assert len(stage.rois) == 64
+    data = prepared(model, batch())
+    ours[RCN].calls['loss'] = view.calls['loss'][-1:]
+    soft, bounded = roi_reference(model, ours, data, 0, margin=0.01)
+    assert losses['loss_soft_rcn'].item() == pytest.approx(soft, rel=1e-4)
+    assert losses['loss_bound_rcn'].item() == pytest.approx(0.5 * bounded, rel=1e-4)
+
+
 def test_one_stage_of_a_cascade():
     at = f'{RCN}.1'
     terms = dict(
