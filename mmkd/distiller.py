@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,6 +95,22 @@ class Distiller(nn.Module):
                 raise type(error)(f'{name}: {error}{because}') from error
         self._teacher_calls = {path: tap.count for path, tap in theirs.taps.items()}
 
+    def check_classes(self, names: Sequence[str] | None) -> None:
+        """Raise ``ValueError`` if the data has other classes than the teacher.
+
+        Args:
+            names: Those of the training data in order, if known.
+        """
+        for term, loss in self.losses.items():
+            theirs = loss.class_names
+            if names and theirs and list(names) != list(theirs) and loss.loss_weight:
+                raise ValueError(
+                    f'{term}: student and teacher must have the same classes in the '
+                    f'same order but the data has {list(names)} and the teacher '
+                    f'{list(theirs)}; where only names differ, or for a teacher of '
+                    'other classes, set teacher_classes if the loss has it'
+                )
+
     @property
     def active(self) -> list[str]:
         """Names of the terms that are computed in the next step."""
@@ -126,7 +142,8 @@ class Distiller(nn.Module):
             kwargs: Its keyword arguments.
 
         Returns:
-            Log name -> loss, the stock ones unchanged.
+            Log name -> loss, the stock ones unchanged but for what a loss with
+            ``mu`` takes from a head's own classification loss.
 
         Raises:
             ValueError: If a term has the name of a stock loss.

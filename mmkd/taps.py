@@ -134,14 +134,17 @@ class HeadView(Tap):
     def returned(self, name: str, output: Any) -> Any:
         if name != self.loss_method or self.hard_factor == 1:
             return output
-        if not torch.is_grad_enabled():  # a sampler that chooses by losses
-            return output
         return {
             key: _each(value, lambda x: x * self.hard_factor)
             if 'loss' in key and 'cls' in key
             else value
             for key, value in output.items()
         }
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the head's rows and targets cannot be read; ``None`` if they can."""
+        return None
 
     @property
     def outputs(self) -> Any:

@@ -39,6 +39,16 @@ def test_curves_are_what_was_logged(runs):
     }
 
 
+def test_a_resumed_run_goes_on_and_one_that_runs_may_be_looked_at(tmp_path):
+    run(tmp_path, 'run', [3.0, 2.0, 1.0], [1.0, 1.0, 1.0])
+    again = tmp_path / 'run' / '20260102' / 'vis_data' / 'scalars.json'
+    again.parent.mkdir(parents=True)
+    lines = [dict(loss=v, iter=i, step=i) for i, v in ((30, 0.5), (40, 0.25))]
+    again.write_text('\n'.join(map(json.dumps, lines)) + '\n{"loss": 0.1')
+    curves = curves_of(tmp_path / 'run')
+    assert curves['loss'] == [(10, 3.0), (20, 2.0), (30, 0.5), (40, 0.25)]
+
+
 def test_a_panel_per_value_and_a_line_per_run(runs, tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(plt, 'close', figures.append)

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmdet.models.dense_heads import (
+    AnchorHead,
+    ATSSHead,
+    FCOSHead,
+    GFLHead,
+    GuidedAnchorHead,
+    LDHead,
+    RPNHead,
+    StageCascadeRPNHead,
+)
+
 from ..taps import HeadView
 
 #: What `get_targets` returns in MMDetection 3: point-based heads, anchor-based
@@ -20,6 +31,32 @@ _LAYOUTS = {
         'avg_factor',
     ),
 }
+
+#: Losses that are computed on the targets of these layouts, and whether their
+#: averaging factor is a mean over ranks.
+_REDUCED = {
+    AnchorHead.loss_by_feat: False,
+    RPNHead.loss_by_feat: False,
+    ATSSHead.loss_by_feat: True,
+    GFLHead.loss_by_feat: True,
+    LDHead.loss_by_feat: True,
+    FCOSHead.loss_by_feat: True,
+}
+
+
+def is_reduced(head: Any) -> bool:
+    """Whether a head divides its losses by a mean over ranks, or by its own count."""
+    return _REDUCED.get(type(head).loss_by_feat, True)
+
+
+def obstacle_of(head: Any) -> str | None:
+    """Why a dense head's rows and targets cannot be distilled; ``None`` if they can."""
+    name = type(head).__name__
+    if isinstance(head, (GuidedAnchorHead, StageCascadeRPNHead)):
+        return f'{name} predicts its anchors: those of two networks differ'
+    if type(head).loss_by_feat not in _REDUCED:
+        return f'{name} has targets and a loss of its own'
+    return None
 
 
 def targets_of(view: HeadView) -> dict[str, Any]:

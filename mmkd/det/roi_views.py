@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from mmdet.models.roi_heads import TridentRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from torch import Tensor, nn
 
-from ..taps import HeadView, Tap, move, resolve
+from ..taps import Call, HeadView, Tap, move, resolve
 from .box_units import BoxUnits, units_of
 
 
@@ -47,6 +48,11 @@ class RoIStage:
     def has_background(self) -> bool:
         """Whether the last logit is that of the background: in RoI heads, always."""
         return True
+
+    @property
+    def is_class_specific(self) -> bool:
+        """Whether every class has a box of its own."""
+        return not self.head.reg_class_agnostic
 
     @property
     def units(self) -> BoxUnits | None:
@@ -136,6 +142,7 @@ class RoIHeadView(HeadView):
         if last.isdecimal():  # one stage of a cascade
             parent, self.first = parent.rpartition('.')[0], int(last)
         self.roi_head: Any = resolve(model, parent)
+        self.detector: Any = resolve(model, parent.rpartition('.')[0])
         self.heads = _heads(module)
         self._scored: list[RoIStage] = []
         self._follows: Tap | None = None
@@ -147,8 +154,30 @@ class RoIHeadView(HeadView):
         return f'{type(self.heads[0]).__name__} ({self.path!r})'
 
     @property
+    def obstacle(self) -> str | None:
+        """Why its rows cannot be distilled; ``None`` if they can."""
+        for head in self.heads:
+            name = type(head).__name__
+            if (
+                type(head).loss is not BBoxHead.loss
+                or type(head).loss_and_target is not BBoxHead.loss_and_target
+            ):
+                return f'{name} has a loss of its own'
+            if not head.with_cls or head.custom_cls_channels:
+                return f'{name} has other logits than of classes and the background'
+        if isinstance(self.roi_head, TridentRoIHead):
+            return 'TridentRoIHead trains on several copies of every image'
+        return None
+
+    @property
     def watched(self) -> list[tuple[nn.Module, str]]:
-        return [(self.model, 'extract_feat'), *((head, 'loss') for head in self.heads)]
+        heads = [(head, 'loss') for head in self.heads]
+        return [(self.detector, 'extract_feat'), *heads]
+
+    def returned(self, name: str, output: Any) -> Any:
+        if name == 'loss' and not _is_taught(self.calls['loss'][-1]):
+            return output
+        return super().returned(name, output)
 
     def to(self, device: torch.device) -> None:
         """Features stay where the teacher is; :meth:`follow` moves what it finds."""
@@ -161,12 +190,7 @@ class RoIHeadView(HeadView):
         if not self.calls['loss']:
             return [RoIStage(head) for head in self.heads]
         weights = getattr(self.roi_head, 'stage_loss_weights', [1.0])[self.first :]
-        calls = (
-            _LOSS_SIGNATURE.bind(None, *call.args, **call.kwargs).arguments
-            for call in self.calls['loss']
-        )
-        # OHEM and PISA's sampler ask for losses, too, to choose RoIs by.
-        taught = (given for given in calls if given['bbox_targets'] is not None)
+        taught = [_given(call) for call in self.calls['loss'] if _is_taught(call)]
         return [
             RoIStage(head, weight, (given['cls_score'], given['bbox_pred']), given)
             for head, weight, given in zip(self.heads, weights, taught)
@@ -185,14 +209,7 @@ class RoIHeadView(HeadView):
         """
         if self._follows is student:  # another term of the same heads
             return
-        features, theirs = (
-            tap.calls['extract_feat'][0].output for tap in (self, student)
-        )
-        if len(features[0]) != len(theirs[0]):  # TridentNet trains on copies of images
-            raise ValueError(
-                f'{student.path!r} has features of {len(theirs[0])} images in the '
-                f'student but of {len(features[0])} in the teacher'
-            )
+        features = self.calls['extract_feat'][0].output
         of_stage = hasattr(self.roi_head, 'num_stages')
         branches = self._branches(features)
         scored = []
@@ -220,21 +237,20 @@ class RoIHeadView(HeadView):
 _LOSS_SIGNATURE = inspect.signature(BBoxHead.loss)
 
 
-def is_box_head(module: nn.Module) -> bool:
-    """Whether a module is a box head of rows, or the list of a cascade's.
+def _given(call: Call) -> dict[str, Any]:
+    """Arguments of a head's loss by name."""
+    return _LOSS_SIGNATURE.bind(None, *call.args, **call.kwargs).arguments
 
-    Heads with a loss of their own (SABL, Sparse R-CNN) or with other logits than
-    one per class and one for the background (Seesaw loss) are not.
-    """
+
+def _is_taught(call: Call) -> bool:
+    """Whether a head's loss is for training: OHEM and PISA choose RoIs by it, too."""
+    return _given(call)['bbox_targets'] is not None
+
+
+def are_box_heads(module: nn.Module) -> bool:
+    """Whether a module is a box head of RoIs, or the list of a cascade's."""
     heads = _heads(module)
-    return bool(heads) and all(
-        isinstance(head, BBoxHead)
-        and type(head).loss is BBoxHead.loss
-        and type(head).loss_and_target is BBoxHead.loss_and_target
-        and head.with_cls
-        and not head.custom_cls_channels
-        for head in heads
-    )
+    return bool(heads) and all(isinstance(head, BBoxHead) for head in heads)
 
 
 def _heads(module: nn.Module) -> list[Any]:

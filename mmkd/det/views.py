@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..batch import Batch
 from ..taps import HeadView, Tap
 from .box_units import BoxUnits, units_of
-from .dense_targets import targets_of
-from .roi_views import RoIHeadView, is_box_head
+from .dense_targets import is_reduced, obstacle_of, targets_of
+from .roi_views import RoIHeadView, are_box_heads
 
 
 class DenseHeadView(HeadView):
@@ -34,6 +34,11 @@ class DenseHeadView(HeadView):
     def name(self) -> str:
         """How messages call it."""
         return f'{type(self.module).__name__} ({self.path!r})'
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why its rows cannot be distilled; ``None`` if they can."""
+        return obstacle_of(self.module)
 
     @property
     def strides(self) -> list[tuple[int, int]]:
@@ -213,6 +218,11 @@ class DenseHeadView(HeadView):
         return self.module.use_sigmoid_cls
 
     @property
+    def is_class_specific(self) -> bool:
+        """Whether every class has a box of its own."""
+        return False
+
+    @property
     def has_background(self) -> bool:
         """Whether the last logit is that of the background."""
         return self.num_logits > self.num_classes
@@ -284,22 +294,24 @@ class DenseHeadView(HeadView):
     @cached_property
     def avg_factor(self) -> float:
         """Averaging factor of the head's losses: its mean over ranks, at least 1."""
-        factor = targets_of(self).get('avg_factor')
-        if factor is None:  # FCOS counts its positives itself
-            factor = int(self.positives.sum())
-        total = torch.tensor(float(factor), device=self.labels.device)
+        total = torch.tensor(self._own_factor, device=self.labels.device)
         all_reduce(total, 'mean')
         return max(total.item(), 1.0)
 
     @property
-    def class_factor(self) -> float:
-        """What the head divides its classification loss by."""
-        return self.avg_factor
+    def _own_factor(self) -> float:
+        """That of this rank alone."""
+        factor = targets_of(self).get('avg_factor')
+        if factor is None:  # FCOS counts its positives itself
+            factor = int(self.positives.sum())
+        return float(factor)
 
     @property
-    def box_factor(self) -> float:
-        """What the head divides its regression loss by."""
-        return self.avg_factor
+    def class_factor(self) -> float:
+        """What the head divides its classification loss by."""
+        return self.avg_factor if is_reduced(self.module) else self._own_factor
+
+    box_factor = class_factor
 
     def _target(self, name: str) -> Tensor:
         values = targets_of(self)
@@ -314,7 +326,7 @@ def tap_of(module: nn.Module) -> type[Tap]:
     """The tap for a sub-module of a detector."""
     if isinstance(module, BaseDenseHead):
         return DenseHeadView
-    return RoIHeadView if is_box_head(module) else Tap
+    return RoIHeadView if are_box_heads(module) else Tap
 
 
 def _rows(maps: list[Tensor], width: int) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..fileio import replacing
-from .results import logged_scalars
+from .results import scalar_logs
 
 #: Logged, but about the machine or the schedule.
 _HOUSEKEEPING = frozenset(
@@ -20,31 +22,43 @@ _STYLES = ('-', '--', ':')
 
 
 def curves_of(work_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """What the newest run in a work directory logged.
+    """What the training in a work directory logged, before and after it resumed.
 
     Args:
-        work_dir: As given to ``tools/train.py --work-dir``.
+        work_dir: As given to ``tools/train.py --work-dir``. A run that is going on
+            may be looked at.
 
     Returns:
         Key -> pairs of step and value, in order: iterations, or for evaluations
-        what the run calls a step (an epoch, in epoch-based training).
+        what the run calls a step (an epoch, in epoch-based training). What a
+        resumed or repeated run went through again is shown as it went last.
 
     Raises:
         FileNotFoundError: If nothing was logged there.
     """
-    lines = logged_scalars(work_dir)
-    if not lines:
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for log in scalar_logs(work_dir):
+        found: dict[str, list[tuple[int, float]]] = {}
+        for line in _lines(log):
+            step = line.get('iter', line.get('step', 0))
+            for key, value in line.items():
+                is_number = isinstance(value, (int, float)) and math.isfinite(value)
+                if key not in _HOUSEKEEPING and is_number:
+                    found.setdefault(key, []).append((step, value))
+        for key, points in found.items():
+            kept = [p for p in curves.get(key, []) if p[0] < points[0][0]]
+            curves[key] = kept + points
+    if not curves:
         raise FileNotFoundError(
             f'{work_dir} holds no log (*/vis_data/scalars.json) with a line in it'
         )
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for line in lines:
-        step = line.get('iter', line.get('step', 0))
-        for key, value in line.items():
-            is_number = isinstance(value, (int, float)) and math.isfinite(value)
-            if key not in _HOUSEKEEPING and is_number:
-                curves.setdefault(key, []).append((step, value))
     return curves
+
+
+def _lines(log: Path) -> Iterator[dict[str, Any]]:
+    for line in log.read_text().splitlines():
+        with suppress(json.JSONDecodeError):  # the last one may be half written
+            yield json.loads(line)
 
 
 def draw_curves(

@@ -52,7 +52,7 @@ def result_of(run: Run, command: str, seconds: float, returncode: int) -> dict:
     result: dict[str, Any] = dict(
         stage=run.stage, row=run.row, seed=run.seed, command=command
     )
-    logged = logged_scalars(run.work_dir)
+    logged = _scalars(run.work_dir)
     if returncode or not logged:
         log = (run.work_dir / 'log.txt').read_text().strip().splitlines()
         return dict(result, failure=log[-1] if log else f'exit code {returncode}')
@@ -76,9 +76,14 @@ def result_of(run: Run, command: str, seconds: float, returncode: int) -> dict:
     return result
 
 
-def logged_scalars(work_dir: Path) -> list[dict[str, Any]]:
+def scalar_logs(work_dir: Path) -> list[Path]:
+    """The logs of a work directory, one per start of the training, oldest first."""
+    return sorted(work_dir.glob('*/vis_data/scalars.json'))
+
+
+def _scalars(work_dir: Path) -> list[dict[str, Any]]:
     """What the newest run of a work directory logged."""
-    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    files = scalar_logs(work_dir)
     if not files:
         return []
     return [json.loads(line) for line in files[-1].read_text().splitlines()]

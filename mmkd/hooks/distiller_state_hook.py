@@ -47,8 +47,12 @@ class DistillerStateHook(Hook):
         self._workers: WorkerRng | None = None
 
     def before_train(self, runner: Any) -> None:
-        """Follow the random states of workers that outlive an epoch."""
+        """Check the classes; follow the random states of workers that stay."""
         loader = runner.train_dataloader
+        distiller = distiller_of(runner)
+        if distiller is not None:
+            meta = getattr(loader.dataset, 'metainfo', None) or {}
+            distiller.check_classes(meta.get('classes'))
         # IterBasedTrainLoop replays what its workers drew.
         if getattr(loader, 'persistent_workers', False) and not is_iteration_based(
             runner

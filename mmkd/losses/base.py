@@ -36,6 +36,9 @@ class DistillLoss(nn.Module):
     also_at: tuple[str, ...] = ()
     teacher_also_at: tuple[str, ...] = ()
 
+    #: What the student's classes must be called, if the teacher knows names.
+    class_names: Any = None
+
     def __init__(
         self, at: str, loss_weight: float = 1.0, teacher_at: str | None = None
     ) -> None:

@@ -75,6 +75,7 @@ def bounded_regression_loss(
 
 
 @torch.no_grad()
+@full_precision
 def is_bounded(
     student: Tensor, teacher: Tensor, target: Tensor, margin: float = 0.0
 ) -> Tensor:
@@ -151,6 +152,9 @@ class BoundedRegressionLoss(BoxHeadLoss):
                     f'(DeltaXYWHBBoxCoder) but {view.name} does not'
                 )
 
+    def needs_classes(self, teacher: Any) -> bool:
+        return any(stage.is_class_specific for stage in teacher.stages)
+
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         terms, active = [], []
         for ours, theirs in self.stages(student, teacher):
@@ -160,7 +164,7 @@ class BoundedRegressionLoss(BoxHeadLoss):
             t = theirs.deltas(index, self.their_labels(labels))
             t = in_units(t, theirs.units, ours.units)
             target = ours.true_deltas(index)
-            active.append(is_bounded(s.float(), t.float(), target, self.margin))
+            active.append(is_bounded(s, t, target, self.margin))
             terms.append(ours.weight * self.rows_loss(s, t, target, ours.box_factor))
         if batch is not None and any(map(len, active)):
             batch.logs['active'] = torch.cat(active).float().mean()

@@ -27,7 +27,8 @@ class BoxHeadLoss(DistillLoss):
         loss_weight: Factor of the term.
         teacher_classes: For a teacher of other classes: what each class of the
             student, in order, is in the teacher: its index, or its name as the
-            teacher's checkpoint has it. ``None`` if the classes are the same.
+            teacher's checkpoint has it. Every one must be in the teacher, and no two
+            the same. ``None`` if the classes are the same.
         teacher_at: Tapped head of the teacher; ``at`` if not given.
     """
 
@@ -53,6 +54,11 @@ class BoxHeadLoss(DistillLoss):
                     "'rpn_head', 'roi_head.bbox_head' or the 'bbox_head' of a dense "
                     f'detector, but {path!r} yields {_described(view)}'
                 )
+            if view.obstacle:
+                raise ValueError(
+                    f'the {side} is tapped at {path!r}, but {view.obstacle}; only '
+                    'feature losses can be used there'
+                )
         ours, theirs = student.stages, teacher.stages
         names = f'{student.name} and the teacher {teacher.name}'
         dense = [hasattr(view, 'strides') for view in (student, teacher)]
@@ -67,14 +73,19 @@ class BoxHeadLoss(DistillLoss):
             )
         if dense[0]:
             same_classes = self.teacher_classes is None
-            check_heads(student, teacher, distributions=False, classes=same_classes)
+            check_heads(student, teacher, False, classes=same_classes, anchors=True)
         for s, t in zip(ours, theirs):
             if (s.is_sigmoid, s.has_background) != (t.is_sigmoid, t.has_background):
                 raise ValueError(
                     'both heads must classify by sigmoids or both by a softmax but '
                     f'the student has {names}, of which one does either'
                 )
-        self._class_map = self._mapped(ours[0].num_classes, teacher, names)
+        if self.needs_classes(teacher):
+            self._class_map = self._mapped(ours[0].num_classes, teacher, names)
+
+    def needs_classes(self, teacher: Any) -> bool:
+        """Whether it matters what the teacher's classes are."""
+        return True
 
     def _mapped(self, count: int, teacher: Any, names: str) -> list[int] | None:
         """Index in the teacher of every class of the student."""
@@ -86,6 +97,8 @@ class BoxHeadLoss(DistillLoss):
                     'what each of the first is in the teacher with '
                     'teacher_classes=[...]'
                 )
+            if count > 1:  # an RPN's only one has no name
+                self.class_names = teacher.class_names
             return None
         known = {name: index for index, name in enumerate(teacher.class_names or ())}
         indices: list[Any] = [known.get(c, c) for c in self.teacher_classes]  # type: ignore[call-overload]

@@ -96,6 +96,9 @@ class HeadRowsLoss(DistillLoss):
                 'teacher does not'
             )
         check_heads(student, teacher, self.needs_distributions)
+        if student.obstacle:
+            raise ValueError(f'{type(self).__name__}: {student.obstacle}')
+        self.class_names = teacher.class_names
 
     def rows(self, student: Any, batch: Batch | None) -> Rows:
         """The priors of the region, on the student's side.
@@ -162,7 +165,11 @@ def vlr_weights(view: Any, batch: Batch | None) -> Tensor:
 
 
 def check_heads(
-    student: Any, teacher: Any, distributions: bool, classes: bool = True
+    student: Any,
+    teacher: Any,
+    distributions: bool,
+    classes: bool = True,
+    anchors: bool = False,
 ) -> None:
     """Raise ``ValueError`` unless the rows of both heads mean the same.
 
@@ -171,6 +178,8 @@ def check_heads(
         teacher: View of the teacher's head.
         distributions: Whether they must predict distributions of edges.
         classes: Whether they must predict the same classes.
+        anchors: Whether they must have the same anchors: edges of distributions are
+            counted in bins, deltas of boxes from the anchor.
     """
     views: dict[str, Any] = dict(student=student, teacher=teacher)
     names = {s: getattr(v, 'name', type(v).__name__) for s, v in views.items()}
@@ -193,9 +202,12 @@ def check_heads(
     rules = [
         ('strides', 'strides', 'give both heads the same levels'),
         ('num_priors', 'priors per location', 'give both heads the same priors'),
-        ('anchors', 'anchors', 'give both heads the same anchor generator'),
         ('sizes', 'maps (height, width)', 'use networks of the same strides'),
     ]
+    if anchors:
+        rules.append(
+            ('anchors', 'anchors', 'give both heads the same anchor generator')
+        )
     if classes:
         rules += [
             ('num_classes', 'classes', 'use a teacher of the same classes'),

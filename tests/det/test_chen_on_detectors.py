@@ -511,13 +511,26 @@ def test_autocast(name):
     model = distilled(two_stage(name, seed=1), two_stage(name, 24, seed=2))
     exact = losses_of(model, batch())
     with torch.autocast('cpu', torch.bfloat16):
-        half = losses_of(model, batch())
+        with record(model, {RCN: RoIHeadView}) as ours:
+            half = losses_of(model, batch())
+        view, data = ours[RCN], prepared(model, batch())
+        batched = Batch(data['inputs'], data['data_samples'])
+        scored = model.distiller.teacher.run(batched, {RCN: RoIHeadView}, {RCN: 1})[RCN]
+        with torch.no_grad():
+            scored.follow(view)
     total(half).backward()
     for term in TERMS:
         assert half[term].dtype == torch.float32
         assert half[term].isfinite()
         # Proposals are other ones: only the size of it is the same.
         assert half[term].item() == pytest.approx(exact[term].item(), rel=0.5, abs=0.05)
+    soft = 0.0
+    for stage, theirs in zip(view.stages, scored.stages):
+        assert stage.class_rows.dtype == torch.bfloat16
+        rows = zip(stage.class_rows.tolist(), theirs.class_rows.tolist())
+        value = sum(soft_row(s, t, False, 1.5) for s, t in rows)
+        soft += stage.weight * value / len(stage.rois)
+    assert half['loss_soft_rcn'].item() == pytest.approx(soft, rel=1e-4)
     assert all(
         p.grad.isfinite().all() for p in model.parameters() if p.grad is not None
     )
@@ -577,6 +590,7 @@ def test_branches_that_a_teacher_fuses_are_computed():
     assert losses['loss_soft_rcn'].item() == pytest.approx(soft, rel=1e-4)
 
 
+GUIDED = 'mmdet::guided_anchoring/ga-faster-rcnn_r50-caffe_fpn_1x_coco.py'
 OTHER_ANCHORS = dict(
     type='AnchorGenerator',
     scales=[4],
@@ -588,6 +602,8 @@ OTHER_ANCHORS = dict(
 def stock(name: str):
     cfg = copy.deepcopy(zoo(name)).model
     cfg.backbone.init_cfg = None
+    if 'shared_head' in cfg.get('roi_head', {}):
+        cfg.roi_head.shared_head.init_cfg = None
     return build(cfg, 'mmdet', 2)
 
 
@@ -637,18 +653,50 @@ def stock(name: str):
         (
             lambda: stock('mmdet::sabl/sabl-faster-rcnn_r50_fpn_1x_coco.py'),
             dict(loss=dict(type=SOFT, at=RCN)),
-            'the teacher must be tapped at a box head',
+            f"teacher is tapped at '{RCN}', but SABLHead has a loss of its own; only",
         ),
         (
             lambda: stock('mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py'),
             dict(loss=dict(type=SOFT, at=RCN)),
-            'the teacher must be tapped at a box head',
+            'DIIHead has a loss of its own',
+        ),
+        (
+            lambda: stock('mmdet::tridentnet/tridentnet_r50-caffe_1x_coco.py'),
+            dict(loss=dict(type=SOFT, at=RCN)),
+            'TridentRoIHead trains on several copies of every image',
+        ),
+        (
+            lambda: stock(
+                'mmdet::guided_anchoring/ga-faster-rcnn_r50-caffe_fpn_1x_coco.py'
+            ),
+            dict(loss=dict(type=SOFT, at=RPN)),
+            'GARPNHead predicts its anchors',
         ),
     ],
 )
 def test_sides_that_do_not_fit_are_an_error_when_built(teacher, terms, message):
     with pytest.raises(ValueError, match=message):
         DistillDetector(two_stage(seed=1), teacher(), terms)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'autoassign/autoassign_r50-caffe_fpn_1x_coco.py',
+        'free_anchor/freeanchor_r50_fpn_1x_coco.py',
+        'fsaf/fsaf_r50_fpn_1x_coco.py',
+        'paa/paa_r50_fpn_1x_coco.py',
+        'pisa/retinanet-r50_fpn_pisa_1x_coco.py',
+        'ssd/ssd300_coco.py',
+        'tood/tood_r50_fpn_1x_coco.py',
+    ],
+)
+@pytest.mark.parametrize('term', [SOFT, 'mmkd.ClassificationDistillationLoss'])
+def test_dense_heads_of_their_own_kind_are_an_error_when_built(name, term):
+    models = [stock(f'mmdet::{name}') for _ in range(2)]
+    terms = dict(loss=dict(type=term, at='bbox_head'))
+    with pytest.raises(ValueError, match='Head has targets and a loss of its own'):
+        DistillDetector(*models, terms)
 
 
 def test_heads_without_deltas_are_an_error_when_built():
@@ -682,12 +730,71 @@ def test_images_of_a_batch_do_not_mix():
         torch.testing.assert_close(twice[name], once[name], rtol=1e-4, atol=1e-7)
 
 
-def test_crowd_and_ignored_objects_are_the_assigners_business():
+def test_anchors_that_the_assigner_ignores_count_for_nothing():
+    """Crowds, in the RPN: their anchors have no label weight and no term."""
     raw = batch()
     for sample in raw['data_samples']:
         sample.ignored_instances = InstanceData(
             bboxes=torch.tensor([[0.0, 0, 90, 90]]), labels=torch.tensor([0])
         )
+    terms = {'loss_soft_rpn': TERMS['loss_soft_rpn']}
+    model = distilled(two_stage(seed=1), two_stage(width=24, seed=2), terms)
+    head = model.rpn_head
+    head.assigner.ignore_iof_thr = 0.5
+    head.sampler.num = 100_000  # all that are left
+    with record(model, {RPN: DenseHeadView}) as ours:
+        losses = losses_of(model, raw)
+    view = ours[RPN]
+    data = prepared(model, raw)
+    batched = Batch(data['inputs'], data['data_samples'])
+    theirs = model.distiller.teacher.run(batched, {RPN: DenseHeadView})[RPN]
+    weights = view.label_weights.tolist()
+    ignored = weights.count(0.0)
+    assert ignored > 100
+    rows = zip(view.class_rows.tolist(), theirs.class_rows.tolist(), weights)
+    soft = sum(soft_row(s, t, True, 1.5) for s, t, weight in rows if weight)
+    expected = soft / (len(weights) - ignored)
+    assert losses['loss_soft_rpn'].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_class_agnostic_boxes_need_no_map_of_classes():
+    options = dict(reg_class_agnostic=True)
+    student = two_stage(seed=1, **options)
+    teacher = two_stage(width=24, seed=2, classes=5, **options)
+    terms = {'loss_bound_rcn': TERMS['loss_bound_rcn']}
+    assert losses_of(distilled(student, teacher, terms), batch())['loss_bound_rcn'] > 0
+
+
+def test_divisors_are_those_of_the_head_on_every_rank(monkeypatch):
+    """RPN and RetinaNet divide by their own count, ATSS by the mean over ranks."""
+    from mmkd.det import views
+
+    def other_rank_has_none(total, op):
+        total /= 2
+
+    monkeypatch.setattr(views, 'all_reduce', other_rank_has_none)
     model = distilled(two_stage(seed=1), two_stage(width=24, seed=2))
-    losses = losses_of(model, raw)
-    assert all(losses[name].isfinite() for name in TERMS)
+    _, ours, _, _ = observed(model, batch())
+    view = ours[RPN]
+    assert view.class_factor == view.box_factor == 2 * view.avg_factor
+    assert view.class_factor == view.calls['get_targets'][0].output[4]
+
+
+def test_classes_of_other_names_are_an_error_when_training_starts():
+    student, teacher = two_stage(seed=1), two_stage(width=24, seed=2)
+    teacher.dataset_meta = dict(classes=('car', 'cat', 'dog'))
+    model = distilled(student, teacher)
+    check = model.distiller.check_classes
+    check(('car', 'cat', 'dog'))
+    check(None)  # a data set that names none
+    for names in (('cat', 'car', 'dog'), ('car', 'cat', 'cow')):
+        with pytest.raises(
+            ValueError, match='loss_soft_rcn: .* same classes in the same'
+        ):
+            check(names)
+    rpn_alone = {k: c for k, c in TERMS.items() if c['at'] == RPN}
+    distilled(student, teacher, rpn_alone).distiller.check_classes(('a', 'b', 'c'))
+    said = {k: dict(c, teacher_classes=[1, 0, 2]) for k, c in TERMS.items()}
+    for name in rpn_alone:
+        del said[name]
+    distilled(student, teacher, said).distiller.check_classes(('cat', 'car', 'dog'))
