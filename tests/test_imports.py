@@ -12,7 +12,8 @@ PACKAGE = ROOT / 'mmkd'
 LEAVES = {'demo', 'det', 'gan', 'netaug', 'seg', 'text'}
 # What losses, taps and adapters may know of: never a teacher or a runner.
 FOUNDATION = {'adapters', 'batch', 'compat', 'losses', 'registry', 'rng', 'taps'}
-CORE_LIBRARIES = {'mmengine', 'numpy', 'torch', 'torchvision'}
+# matplotlib is a requirement of mmengine.
+CORE_LIBRARIES = {'matplotlib', 'mmengine', 'numpy', 'torch', 'torchvision'}
 HOST_OF_LEAF = {'det': {'mmdet', 'mmcv'}, 'seg': {'mmseg', 'mmcv'}}
 HOSTS = {'mmcv', 'mmdet', 'mmseg', 'transformers'}
 
