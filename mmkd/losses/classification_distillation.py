@@ -135,6 +135,7 @@ class ClassificationDistillationLoss(HeadRowsLoss):
 
     def prepare(self, student: Any, teacher: Any) -> None:
         super().prepare(student, teacher)
+        self.class_names = teacher.class_names
         if self.form == 'softmax' and student.num_logits == 1:
             raise ValueError(
                 f'a softmax over the only class of {student.name} is always 1; use '

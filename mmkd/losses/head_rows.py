@@ -98,7 +98,6 @@ class HeadRowsLoss(DistillLoss):
         check_heads(student, teacher, self.needs_distributions)
         if student.obstacle:
             raise ValueError(f'{type(self).__name__}: {student.obstacle}')
-        self.class_names = teacher.class_names
 
     def rows(self, student: Any, batch: Batch | None) -> Rows:
         """The priors of the region, on the student's side.
