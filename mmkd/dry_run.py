@@ -11,7 +11,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from .taps import Tap, record
+from .taps import HeadView, Tap, record
 
 #: Sides of the synthetic images in pixels. The smallest at which the whole model
 #: runs is used; some (SSD) shrink their input to nothing at smaller ones.
@@ -84,6 +84,7 @@ def _attempt(
         size,
     ).to(parameter)  # drawn on the CPU, whose random state is preserved
     samples = _samples(size)
+    seen = DryRun()
     # Most taps sit in the trunk. Running it alone first spares the second stage of
     # a Mask R-CNN a thousand proposals per image.
     detector: Any = model
@@ -92,7 +93,22 @@ def _attempt(
         seen = _run(model, tap_types, inputs, lambda x: detector.extract_feat(x))
         if seen.failure is None:
             return seen
-    return _run(model, tap_types, inputs, lambda x: model(x, samples, mode='tensor'))
+    stop = _once_every_head_ran(tap_types, seen)
+    return _run(
+        model, tap_types, inputs, lambda x: model(x, samples, mode='tensor'), stop
+    )
+
+
+def _once_every_head_ran(
+    tap_types: Mapping[str, type[Tap]], trunk: DryRun
+) -> dict[str, int] | None:
+    """When to stop if only heads are missing, which run once: before the RoIs."""
+    if any(
+        path not in trunk.taps and not issubclass(kind, HeadView)
+        for path, kind in tap_types.items()
+    ):
+        return None
+    return {p: trunk.taps[p].count if p in trunk.taps else 1 for p in tap_types}
 
 
 def _run(
@@ -100,6 +116,7 @@ def _run(
     tap_types: Mapping[str, type[Tap]],
     inputs: torch.Tensor,
     forward: Callable[[torch.Tensor], Any],
+    stop_after: Mapping[str, int] | None = None,
 ) -> DryRun:
     # A frozen network, the teacher, never checkpoints whatever its config says.
     checkpointed = any(p.requires_grad for p in model.parameters()) and any(
@@ -111,7 +128,7 @@ def _run(
     with _eval_mode(model), torch.set_grad_enabled(checkpointed):
         inputs.requires_grad_(checkpointed)
         try:
-            with record(model, tap_types) as taps:
+            with record(model, tap_types, stop_after) as taps:
                 for tap in taps.values():
                     tap.module.training = tap.training_outputs
                 forward(inputs)

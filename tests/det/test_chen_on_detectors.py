@@ -798,3 +798,12 @@ def test_classes_of_other_names_are_an_error_when_training_starts():
     for name in rpn_alone:
         del said[name]
     distilled(student, teacher, said).distiller.check_classes(('cat', 'car', 'dog'))
+
+
+def test_building_runs_no_second_stage(monkeypatch):
+    """A thousand proposals per image, of both networks, for nothing."""
+    models, seen = [two_stage(MASK, seed=1), two_stage(MASK, 24, seed=2)], []
+    for model in models:
+        monkeypatch.setattr(model.roi_head, 'forward', lambda *args: seen.append(args))
+    DistillDetector(*models, method_losses('chen2017', 'mmdet'))
+    assert not seen
