@@ -32,21 +32,11 @@ _LAYOUTS = {
     ),
 }
 
-#: Losses that are computed on the targets of these layouts, and whether their
-#: averaging factor is a mean over ranks.
-_REDUCED = {
-    AnchorHead.loss_by_feat: False,
-    RPNHead.loss_by_feat: False,
-    ATSSHead.loss_by_feat: True,
-    GFLHead.loss_by_feat: True,
-    LDHead.loss_by_feat: True,
-    FCOSHead.loss_by_feat: True,
+#: Losses that are computed on targets of these layouts.
+_KNOWN_LOSSES = {
+    head.loss_by_feat
+    for head in (AnchorHead, RPNHead, ATSSHead, GFLHead, LDHead, FCOSHead)
 }
-
-
-def is_reduced(head: Any) -> bool:
-    """Whether a head divides its losses by a mean over ranks, or by its own count."""
-    return _REDUCED.get(type(head).loss_by_feat, True)
 
 
 def obstacle_of(head: Any) -> str | None:
@@ -54,7 +44,7 @@ def obstacle_of(head: Any) -> str | None:
     name = type(head).__name__
     if isinstance(head, (GuidedAnchorHead, StageCascadeRPNHead)):
         return f'{name} predicts its anchors: those of two networks differ'
-    if type(head).loss_by_feat not in _REDUCED:
+    if type(head).loss_by_feat not in _KNOWN_LOSSES:
         return f'{name} has targets and a loss of its own'
     return None
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmdet.models.roi_heads import TridentRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
 from ..taps import Call, HeadView, Tap, move, resolve
@@ -111,13 +112,13 @@ class RoIStage:
 
     @property
     def class_factor(self) -> float:
-        """What the head divides its classification loss by."""
-        return max(float((self.label_weights > 0).sum()), 1.0)
+        """Number of rows with a label weight: its mean over ranks, at least 1."""
+        return mean_count((self.label_weights > 0).sum(), self.labels.device)
 
     @property
     def box_factor(self) -> float:
-        """What the head divides its regression loss by: the number of rows."""
-        return max(float(len(self.labels)), 1.0)
+        """Number of rows: its mean over ranks, at least 1."""
+        return mean_count(len(self.labels), self.labels.device)
 
 
 class RoIHeadView(HeadView):
@@ -245,6 +246,16 @@ def _given(call: Call) -> dict[str, Any]:
 def _is_taught(call: Call) -> bool:
     """Whether a head's loss is for training: OHEM and PISA choose RoIs by it, too."""
     return _given(call)['bbox_targets'] is not None
+
+
+def mean_count(count: Any, device: torch.device) -> float:
+    """Mean over ranks of what a head counts, at least 1.
+
+    DDP averages gradients: two ranks then do what one does with both batches.
+    """
+    total = torch.as_tensor(count, dtype=torch.float32, device=device).clone()
+    all_reduce(total, 'mean')
+    return max(total.item(), 1.0)
 
 
 def are_box_heads(module: nn.Module) -> bool:

@@ -8,14 +8,13 @@ import torch
 from mmdet.models.dense_heads import GFLHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures.bbox import get_box_tensor
-from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
 from ..batch import Batch
 from ..taps import HeadView, Tap
 from .box_units import BoxUnits, units_of
-from .dense_targets import is_reduced, obstacle_of, targets_of
-from .roi_views import RoIHeadView, are_box_heads
+from .dense_targets import obstacle_of, targets_of
+from .roi_views import RoIHeadView, are_box_heads, mean_count
 
 
 class DenseHeadView(HeadView):
@@ -294,24 +293,20 @@ class DenseHeadView(HeadView):
     @cached_property
     def avg_factor(self) -> float:
         """Averaging factor of the head's losses: its mean over ranks, at least 1."""
-        total = torch.tensor(self._own_factor, device=self.labels.device)
-        all_reduce(total, 'mean')
-        return max(total.item(), 1.0)
-
-    @property
-    def _own_factor(self) -> float:
-        """That of this rank alone."""
         factor = targets_of(self).get('avg_factor')
         if factor is None:  # FCOS counts its positives itself
             factor = int(self.positives.sum())
-        return float(factor)
+        return mean_count(factor, self.labels.device)
 
     @property
     def class_factor(self) -> float:
-        """What the head divides its classification loss by."""
-        return self.avg_factor if is_reduced(self.module) else self._own_factor
+        """Divisor of terms on classes: :attr:`avg_factor`."""
+        return self.avg_factor
 
-    box_factor = class_factor
+    @property
+    def box_factor(self) -> float:
+        """Divisor of terms on boxes: :attr:`avg_factor`."""
+        return self.avg_factor
 
     def _target(self, name: str) -> Tensor:
         values = targets_of(self)

@@ -16,7 +16,8 @@ validation pictures after the last iteration, mean ± standard deviation (n - 1)
 seeds {seeds}. All rows of a table but the teacher's have the same student, pictures,
 schedule and number of iterations. "Gap closed" is the share of the distance from the
 student alone to the teacher. Time is that of training on one CPU core, without
-evaluation, while another run or tests were on the machine's other core: it is rough. The runs, one json line each with its command and its last losses, are in
+evaluation, while another run or tests were on the machine's other core: it is rough.
+The runs, one json line each with its command and its last losses, are in
 `docs/results/`; see [the demo's](results/demo.md), too.
 
 ## BCCD

@@ -105,9 +105,10 @@ class BoundedRegressionLoss(BoxHeadLoss):
     """:func:`bounded_regression_loss` on the positives of a head.
 
     The head's own regression loss stays what the config says; this comes on top,
-    divided by the same number. Boxes are compared in the units in which the student
-    predicts (deltas of anchors or RoIs); those of a teacher whose box coder has other
-    means or deviations are converted. A class-specific head is read at the true class.
+    divided by the same number, its mean over ranks. Boxes are compared in the units
+    in which the student predicts (deltas of anchors or RoIs); those of a teacher whose
+    box coder has other means or deviations are converted. A class-specific head is read
+    at the true class.
     Stages of a cascade count as much as their hard losses do.
 
     Logs the share of positives on which the bound is active, ``..._active``; nothing

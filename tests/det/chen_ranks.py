@@ -1,4 +1,4 @@
-"""Chen et al.'s terms in one of two processes; started by ``test_chen_ddp.py``.
+"""Chen et al.'s terms in one of two processes; started by ``test_terms_ddp.py``.
 
 Also the small two-stage models and batches that the tests of these terms use.
 """
@@ -6,15 +6,13 @@ Also the small two-stage models and batches that the tests of these terms use.
 from __future__ import annotations
 
 import copy
-import os
 import sys
-from pathlib import Path
 
 import torch
-from ld_ranks import batch, prepared
+from ld_ranks import batch
 from mmdet.models.task_modules.samplers import RandomSampler
 from mmdet.registry import TASK_UTILS
-from mmengine.model import MMDistributedDataParallel
+from term_ranks import run_rank
 from tiny_models import FASTER_RCNN, build, tiny_two_stage
 
 from mmkd.det import DistillDetector
@@ -73,11 +71,15 @@ def models():
     for heads in (student.rpn_head, student.roi_head):
         sampler = 'sampler' if heads is student.rpn_head else 'bbox_sampler'
         old = getattr(heads, sampler)
-        first = FirstSampler(old.num, old.pos_fraction)
+        # More than there are proposals: the number of RoIs differs between ranks.
+        first = FirstSampler(max(old.num, 64), old.pos_fraction)
         first.add_gt_as_proposals = old.add_gt_as_proposals
         setattr(heads, sampler, first)
     return distilled(student, teacher)
 
+
+#: Terms that are zero without objects.
+NEED_OBJECTS = {name for name, term in TERMS.items() if term['type'] == BOUNDED}
 
 #: Two images per rank, of one padded size.
 BATCHES = dict(
@@ -86,44 +88,5 @@ BATCHES = dict(
 )
 
 
-def distil(model, data: dict) -> dict:
-    """Values and gradients of the distillation terms, one after the other."""
-    student = getattr(model, 'module', model)
-    found = {}
-    for name in TERMS:
-        model.zero_grad()
-        losses = model(**copy.deepcopy(data), mode='loss')
-        # Every parameter takes part, as DDP wants it.
-        parts = [v if isinstance(v, list) else [v] for v in losses.values()]
-        rest = sum(x for part in parts for x in part if x.requires_grad)
-        (losses[name] + 0 * rest).backward()
-        found[name] = dict(
-            value=losses[name].detach(),
-            gradients={
-                k: p.grad.clone()
-                for k, p in student.named_parameters()
-                if p.grad is not None
-            },
-        )
-    return found
-
-
-def main(rank: int, folder: Path) -> None:
-    model = MMDistributedDataParallel(
-        models().train(), device_ids=None, broadcast_buffers=False
-    )
-    results = {
-        name: distil(model, prepared(model.module, raw[rank]))
-        for name, raw in BATCHES.items()
-    }
-    torch.save(results, folder / f'rank{rank}.pth')
-
-
 if __name__ == '__main__':
-    torch.set_num_threads(1)
-    rank, folder = int(os.environ['RANK']), Path(sys.argv[1])
-    torch.distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
-    )
-    main(rank, folder)
-    torch.distributed.destroy_process_group()
+    run_rank(sys.modules[__name__])

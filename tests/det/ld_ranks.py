@@ -1,4 +1,4 @@
-"""Localization distillation in one of two processes; started by ``test_ld_ddp.py``.
+"""Localization distillation in one of two processes; started by ``test_terms_ddp.py``.
 
 Also the small models and batches that the tests of LD on detectors use.
 """
@@ -6,13 +6,11 @@ Also the small models and batches that the tests of LD on detectors use.
 from __future__ import annotations
 
 import copy
-import os
 import sys
-from pathlib import Path
 
 import torch
-from mmengine.model import MMDistributedDataParallel
 from mmengine.structures import InstanceData
+from term_ranks import run_rank
 from tiny_models import build, tiny_gfl
 
 from mmkd.det import DistillDetector
@@ -87,20 +85,13 @@ def batch(shapes=((96, 128), (128, 96)), seed: int = 0, without: tuple = ()) -> 
     return dict(inputs=inputs, data_samples=samples)
 
 
-def joined(*batches: dict) -> dict:
-    """One batch of all images."""
-    return {key: sum((list(b[key]) for b in batches), []) for key in batches[0]}
-
-
-def prepared(model, raw: dict) -> dict:
-    """What the model's preprocessor makes of a raw batch."""
-    return model.data_preprocessor(copy.deepcopy(raw), True)
-
-
 def models():
     """Student and teacher of the two processes, and of the one."""
     return distilled(gfl(seed=1), gfl(24, seed=2))
 
+
+#: Terms that are zero without objects.
+NEED_OBJECTS = set(TERMS)
 
 #: Two images per rank, of one padded size, with 4 and 3 objects or with none.
 BATCHES = dict(
@@ -109,43 +100,5 @@ BATCHES = dict(
 )
 
 
-def distil(model, data: dict) -> dict:
-    """Values and gradients of the distillation terms, one after the other."""
-    student = getattr(model, 'module', model)
-    found = {}
-    for name in TERMS:
-        model.zero_grad()
-        losses = model(**copy.deepcopy(data), mode='loss')
-        # Every parameter takes part, as DDP wants it.
-        rest = sum(sum(v) for k, v in losses.items() if isinstance(v, list))
-        (losses[name] + 0 * rest).backward()
-        found[name] = dict(
-            value=losses[name].detach(),
-            gradients={
-                k: p.grad.clone()
-                for k, p in student.named_parameters()
-                if p.grad is not None
-            },
-        )
-    return found
-
-
-def main(rank: int, folder: Path) -> None:
-    model = MMDistributedDataParallel(
-        models().train(), device_ids=None, broadcast_buffers=False
-    )
-    results = {
-        name: distil(model, prepared(model.module, raw[rank]))
-        for name, raw in BATCHES.items()
-    }
-    torch.save(results, folder / f'rank{rank}.pth')
-
-
 if __name__ == '__main__':
-    torch.set_num_threads(1)
-    rank, folder = int(os.environ['RANK']), Path(sys.argv[1])
-    torch.distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
-    )
-    main(rank, folder)
-    torch.distributed.destroy_process_group()
+    run_rank(sys.modules[__name__])

@@ -20,8 +20,9 @@ from chen_ranks import (
     roughened,
     two_stage,
 )
-from ld_ranks import batch, joined, prepared
+from ld_ranks import batch
 from mmengine.structures import InstanceData
+from term_ranks import joined, prepared
 from tiny_models import build, losses_of, tiny_two_stage, total, with_masks, zoo
 
 from mmkd.batch import Batch
@@ -763,21 +764,6 @@ def test_class_agnostic_boxes_need_no_map_of_classes():
     teacher = two_stage(width=24, seed=2, classes=5, **options)
     terms = {'loss_bound_rcn': TERMS['loss_bound_rcn']}
     assert losses_of(distilled(student, teacher, terms), batch())['loss_bound_rcn'] > 0
-
-
-def test_divisors_are_those_of_the_head_on_every_rank(monkeypatch):
-    """RPN and RetinaNet divide by their own count, ATSS by the mean over ranks."""
-    from mmkd.det import views
-
-    def other_rank_has_none(total, op):
-        total /= 2
-
-    monkeypatch.setattr(views, 'all_reduce', other_rank_has_none)
-    model = distilled(two_stage(seed=1), two_stage(width=24, seed=2))
-    _, ours, _, _ = observed(model, batch())
-    view = ours[RPN]
-    assert view.class_factor == view.box_factor == 2 * view.avg_factor
-    assert view.class_factor == view.calls['get_targets'][0].output[4]
 
 
 def test_classes_of_other_names_are_an_error_when_training_starts():

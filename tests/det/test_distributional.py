@@ -7,8 +7,9 @@ import pickle
 
 import pytest
 import torch
-from ld_ranks import TERMS, batch, distilled, gfl, prepared, roughen
+from ld_ranks import TERMS, batch, distilled, gfl, roughen
 from mmengine.registry import MODELS as ROOT_MODELS
+from term_ranks import prepared
 from test_det_views import shrunk
 from tiny_models import build, losses_of, total
 

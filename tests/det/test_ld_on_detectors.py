@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from ld_ranks import LD, TERMS, batch, distilled, gfl, joined, prepared, roughen
+from ld_ranks import LD, TERMS, batch, distilled, gfl, roughen
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
+from term_ranks import joined, prepared
 from tiny_models import build, losses_of, tiny_gfl, total
 
 from mmkd.batch import Batch
