@@ -150,8 +150,8 @@ class WeightedSoftCrossEntropyLoss(BoxHeadLoss):
     Rows are those that the head's own classification loss counts, with their weights
     there: the sampled anchors of an RPN, the sampled RoIs of a box head, which the
     teacher scores, too, all anchors of a RetinaNet. They are divided by what that loss
-    is divided by, its mean over ranks. A softmax takes the form with the background's logit, which is the last one; every
-    logit of a sigmoid classifier takes
+    is divided by, its mean over ranks. A softmax takes the form with the background's
+    logit, which is the last one; every logit of a sigmoid classifier takes
     :func:`weighted_soft_binary_cross_entropy`, with the objects' and the
     background's weight exchanged where the logit is the background's. Stages of a
     cascade count as much as their hard losses do.
