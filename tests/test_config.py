@@ -99,15 +99,16 @@ def test_a_config_given_is_copied():
 
 
 def test_presets_are_the_files_of_their_folder():
-    assert {'hint', 'cwd', 'ld'} <= set(method_names())
+    of_detectors = {'chen2017', 'ld'}
+    assert {'hint', 'cwd', *of_detectors} <= set(method_names())
     for name in method_names():
-        for scope in ('mmdet', 'mmseg') if name != 'ld' else ('mmdet',):
+        for scope in ('mmdet',) if name in of_detectors else ('mmdet', 'mmseg'):
             for loss in method_losses(name, scope).values():
                 assert loss['type'].startswith('mmkd.')
 
 
 def test_unknown_presets_and_libraries():
-    with pytest.raises(ValueError, match=r"one of \['cwd', .*'hint'.*\] but is 'hnt'"):
+    with pytest.raises(ValueError, match=r"one of \[.*'cwd', 'hint'.*\] but is 'hnt'"):
         method_losses('hnt', 'mmdet')
     with pytest.raises(ValueError, match="'hint' has no preset for mmpose models"):
         method_losses('hint', 'mmpose')

@@ -60,7 +60,7 @@ TRAIN = [
     ('student.py --teacher teacher.py', '--teacher needs --method'),
     (
         'student.py --teacher teacher.py --method hnt',
-        r"method must be one of \['cwd', 'hint'.*\] but is 'hnt'",
+        r"method must be one of \[.*'cwd', 'hint'.*\] but is 'hnt'",
     ),
     (
         'student.py --teacher teacher.py --method hint',
