@@ -52,7 +52,7 @@ def bounded_regression_loss(
         Scalar tensor, in squared units. A differentiable zero without rows.
 
     Raises:
-        ValueError: If the shapes do not fit or the margin is not a number.
+        ValueError: If the shapes do not fit.
 
     Example:
         >>> import torch
@@ -108,8 +108,7 @@ class BoundedRegressionLoss(BoxHeadLoss):
     divided by the same number, its mean over ranks. Boxes are compared in the units
     in which the student predicts (deltas of anchors or RoIs); those of a teacher whose
     box coder has other means or deviations are converted. A class-specific head is read
-    at the true class.
-    Stages of a cascade count as much as their hard losses do.
+    at the true class. Stages of a cascade count as much as their hard losses do.
 
     Logs the share of positives on which the bound is active, ``..._active``; nothing
     in a step without positives.
