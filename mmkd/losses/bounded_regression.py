@@ -12,7 +12,7 @@ from torch import Tensor
 from ..batch import Batch
 from ..registry import MODELS
 from .box_head import BoxHeadLoss
-from .precision import check_rows, check_same_shape, full_precision
+from .precision import averaged_rows, check_rows, check_same_shape, full_precision
 
 
 @full_precision
@@ -67,11 +67,7 @@ def bounded_regression_loss(
     check_rows(student, weight)
     error = (student - target).square().sum(1)
     rows = error * is_bounded(student, teacher, target, margin)
-    if weight is not None:
-        rows = rows * weight
-    if avg_factor is None:
-        avg_factor = max(len(rows), 1)
-    return rows.sum() / avg_factor
+    return averaged_rows(rows, weight, avg_factor)
 
 
 @torch.no_grad()

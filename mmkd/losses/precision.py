@@ -49,6 +49,30 @@ def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return wrapper
 
 
+def averaged_rows(
+    rows: Tensor, weight: Tensor | None, avg_factor: float | Tensor | None
+) -> Tensor:
+    """Weighted sum of the values of rows, divided.
+
+    Args:
+        rows: Shape (N,).
+        weight: Weight of every row, shape (N,); 1 if not given.
+        avg_factor: Divisor; the number of rows if not given.
+
+    Returns:
+        Scalar tensor. A differentiable zero without rows.
+
+    Example:
+        >>> averaged_rows(torch.tensor([1.0, 3.0]), None, None)
+        tensor(2.)
+    """
+    if weight is not None:
+        rows = rows * weight
+    if avg_factor is None:
+        avg_factor = max(len(rows), 1)
+    return rows.sum() / avg_factor
+
+
 def check_same_shape(student: Tensor, teacher: Tensor) -> None:
     """Raise ``ValueError`` unless both tensors have one shape."""
     if student.shape != teacher.shape:

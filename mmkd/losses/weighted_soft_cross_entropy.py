@@ -13,7 +13,13 @@ from torch import Tensor
 from ..batch import Batch
 from ..registry import MODELS
 from .box_head import BoxHeadLoss
-from .precision import check_rows, check_same_shape, check_temperature, full_precision
+from .precision import (
+    averaged_rows,
+    check_rows,
+    check_same_shape,
+    check_temperature,
+    full_precision,
+)
 
 
 @full_precision
@@ -76,7 +82,7 @@ def weighted_soft_cross_entropy(
     of_class[:, background_index] = background_weight
     log_s = (student / temperature).log_softmax(1)
     rows = -(of_class * chance * log_s).sum(1)
-    return _averaged(rows, weight, avg_factor)
+    return averaged_rows(rows, weight, avg_factor)
 
 
 @full_precision
@@ -130,17 +136,9 @@ def weighted_soft_binary_cross_entropy(
     foreground = t.sigmoid() * F.logsigmoid(s)
     # The sigmoid of -t is 1 - p without the cancellation.
     background = (-t).sigmoid() * F.logsigmoid(-s)
-    return _averaged(-foreground - background_weight * background, weight, avg_factor)
-
-
-def _averaged(
-    rows: Tensor, weight: Tensor | None, avg_factor: float | Tensor | None
-) -> Tensor:
-    if weight is not None:
-        rows = rows * weight
-    if avg_factor is None:
-        avg_factor = max(len(rows), 1)
-    return rows.sum() / avg_factor
+    return averaged_rows(
+        -foreground - background_weight * background, weight, avg_factor
+    )
 
 
 @MODELS.register_module()

@@ -24,10 +24,10 @@ MUTATIONS = {
     'half': ('rows = error *', 'rows = 0.5 * error *'),
     'not squared': ('.square()', '.abs()'),
     'mean over the coordinates': ('.sum(1)', '.mean(1)'),
-    'no weight': ('rows = rows * weight', 'pass'),
-    'not divided': (' / avg_factor', ''),
-    'avg_factor ignored': ('if avg_factor is None', 'if True'),
-    'divided by the elements': ('max(len(rows), 1)', 'student.numel()'),
+    'no weight': ('(rows, weight,', '(rows, None,'),
+    'avg_factor ignored': ('weight, avg_factor)', 'weight, None)'),
+    'divided by the elements': ('weight, avg_factor)',
+                                'weight, avg_factor or student.numel())'),
 }  # fmt: skip
 
 

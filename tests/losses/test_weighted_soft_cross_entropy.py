@@ -26,7 +26,7 @@ MUTATIONS = {
     'student as target': ('chance = (teacher.detach()', 'chance = (student'),
     'teacher as prediction': ('log_s = (student', 'log_s = (teacher'),
     'a divergence': ('chance * log_s', 'chance * (log_s - chance.log())'),
-    'T squared': ('_averaged(rows,', '_averaged(rows * temperature**2,'),
+    'T squared': ('averaged_rows(rows,', 'averaged_rows(rows * temperature**2,'),
     'teacher without temperature': ('teacher.detach() / temperature',
                                     'teacher.detach()'),
     'student without temperature': ('student / temperature', 'student'),
