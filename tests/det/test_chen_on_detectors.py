@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from mmkd.config import method_losses
 from mmkd.det import DistillDetector
 from mmkd.det.roi_views import RoIHeadView
 from mmkd.det.views import DenseHeadView
+from mmkd.hooks import DistillerStateHook
 from mmkd.taps import record
 
 BATCHES = {
@@ -778,6 +780,12 @@ def test_classes_of_other_names_are_an_error_when_training_starts():
             ValueError, match='loss_soft_rcn: .* same classes in the same'
         ):
             check(names)
+    data = SimpleNamespace(metainfo=dict(classes=('cat', 'car', 'dog')))
+    runner = SimpleNamespace(
+        model=model, train_dataloader=SimpleNamespace(dataset=data)
+    )
+    with pytest.raises(ValueError, match='loss_soft_rcn: .* same classes in the same'):
+        DistillerStateHook().before_train(runner)
     rpn_alone = {k: c for k, c in TERMS.items() if c['at'] == RPN}
     distilled(student, teacher, rpn_alone).distiller.check_classes(('a', 'b', 'c'))
     said = {k: dict(c, teacher_classes=[1, 0, 2]) for k, c in TERMS.items()}
