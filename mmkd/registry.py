@@ -44,6 +44,7 @@ MODELS = LeafRegistry(
         'mmkd.distill',
         'mmkd.losses',
         'mmkd.adapters',
+        'mmkd.critics',
         'mmkd.det',
         'mmkd.seg',
     ],

@@ -202,7 +202,9 @@ def test_every_preset_fits_stock_models(method, scope):
     cfg = distill_config(tiny(16), teacher, losses)
     _, logged = trained_one_step(cfg)
     assert_finite(logged.values())
-    assert all(logged[name] > 0 for name in losses)
+    # What a critic says has no sign.
+    assert all(logged[name] > 0 or name == 'loss_holistic' for name in losses)
+    assert all(logged[name] != 0 for name in losses)
 
 
 @pytest.mark.parametrize('method', ['hint', 'cwd'])

@@ -54,12 +54,17 @@ def test_every_run_is_a_config_that_can_be_read(path, monkeypatch):
     teacher, *runs = plan.runs([])
     for run in (teacher, *runs[: len(plan.rows)]):
         cfg = train_config(run.config, options=dict(run.options), work_dir='work')
-        assert cfg.train_cfg.max_epochs == run.epochs
-        assert cfg.param_scheduler[1].T_max == run.epochs
-        scale = tuple(plan.stages[run.stage].scale)
+        assert cfg.train_cfg[f'max_{run.unit}s'] == run.length
+        last = cfg.param_scheduler[1]
+        assert (last.T_max if run.unit == 'epoch' else last.end) == run.length
+        # Or there is no checkpoint at the end, nor a result.
+        saves = 1 if run.unit == 'epoch' else run.length
+        assert run.length % cfg.default_hooks.checkpoint.interval == 0 or saves == 1
+        assert run.length % cfg.train_cfg.val_interval == 0
+        scale = plan.stages[run.stage].get('scale')
         for loader, step in (('train', 2), ('val', 1), ('test', 1)):
             pipeline = cfg[f'{loader}_dataloader'].dataset.pipeline
-            assert tuple(pipeline[step].scale) == scale
+            assert scale is None or tuple(pipeline[step].scale) == tuple(scale)
         named = cfg.model.get('teacher', {}).get('checkpoint')
         named = named or cfg.model.get('teacher_ckpt')
         assert named in (None, str(teacher.checkpoint))
@@ -105,7 +110,8 @@ def test_the_best_rows_go_on(plan):
     ]
     runs = [run for run in plan.runs(results) if run.stage == 'long']
     assert len(runs) == 1 + 5 * len(plan.seeds)
-    assert runs[1].epochs == plan.stages['long'].epochs
+    assert runs[1].length == plan.stages['long'].epochs
+    assert runs[1].checkpoint.name == f'epoch_{runs[1].length}.pth'
 
 
 def test_the_table(plan):
@@ -152,26 +158,57 @@ def test_what_a_run_gave(plan, tmp_path, monkeypatch):
     run = plan.runs([])[1]
     run.work_dir.mkdir(parents=True)
     (run.work_dir / 'log.txt').write_text('all\nlast words\n')
-    assert result_of(run, 'cmd', 9.0, 1)['failure'] == 'last words'
+    assert result_of(run, plan.task, 'cmd', 9.0, 1)['failure'] == 'last words'
     logged(
         run.work_dir,
         dict(loss=2.0, loss_cls=1.0, lr=0.1, time=0.5, iter=10),
         dict(loss=1.0, loss_cls=0.5, lr=0.1, time=0.7, iter=20),
         {'coco/bbox_mAP': 0.25, 'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP_75': 0.1},
     )
-    result = result_of(run, 'cmd', 30.04, 0)
+    result = result_of(run, plan.task, 'cmd', 30.04, 0)
     assert result['AP'] == 0.25
     assert result['AP50'] == 0.5
     assert result['iterations'] == 20
     assert result['train_seconds'] == 12.0
     assert result['losses'] == dict(loss=1.0, loss_cls=0.5)
+    assert result['epochs'] == run.length
     assert 'failure' not in result
+
+
+def test_a_plan_of_segmentors(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    plan = Plan(config_root() / '_experiments_' / 'camvid_skds.py', tmp_path)
+    run = plan.runs([])[1]
+    assert run.checkpoint.name == f'iter_{run.length}.pth'
+    logged(
+        run.work_dir,
+        {'loss': 2.0, 'decode.loss_ce': 2.0, 'time': 0.5, 'iter': 50},
+        {'mIoU': 41.25, 'mAcc': 50.0, 'aAcc': 80.0, 'step': 50},
+    )
+    result = result_of(run, plan.task, 'cmd', 30.0, 0)
+    assert (result['mIoU'], result['iterations']) == (41.25, 50)
+    assert 'epochs' not in result
+    other = dict(result, row='pixel', mIoU=43.5)
+    teacher = dict(result, row=TEACHER, mIoU=50.25)
+    text = plan_report(plan, [result, other, teacher])
+    assert '| | mIoU | mAcc | aAcc |' in text
+    assert '1000 iterations' in text
+    assert '| pixel (2 pending) | 43.50 | 50.00 | 80.00 | +2.25 | 25% |' in text
+
+
+def test_the_page_has_a_part_for_each_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    plans = [Plan(path, tmp_path) for path in PLANS]
+    write_page(plans, tmp_path, tmp_path / 'results.md')
+    lines = (tmp_path / 'results.md').read_text().splitlines()
+    heads = [line for line in lines if line.startswith('## ')]
+    assert heads == ['## BCCD', '## CamVid']
 
 
 def test_a_plan_names_its_baseline(tmp_path):
     path = tmp_path / 'plan.py'
     path.write_text(
-        "title = ''\nteacher = ''\nbaseline = 'x'\nseeds = (0,)\nrows = {}\nstages = {}"
+        "data = title = ''\nteacher = ''\nbaseline = 'x'\nseeds = (0,)\nrows = {}\nstages = {}"
     )
     with pytest.raises(ValueError, match="baseline must be a row .* but is 'x'"):
         Plan(path, tmp_path)

@@ -30,7 +30,7 @@ from rich.console import Console
 from mmkd.cli import one_sentence_errors
 from mmkd.config import config_root
 from mmkd.experiments.page import write_page
-from mmkd.experiments.plan import TEACHER, Plan, Run
+from mmkd.experiments.plan import TEACHER, Plan, Run, Task
 from mmkd.experiments.results import append_result, read_results, result_of
 
 TRAIN = Path(__file__).with_name('train.py')
@@ -60,12 +60,12 @@ def how_far(log: Path) -> str:
     lines = [line for line in log.read_text().splitlines() if ' eta: ' in line]
     if not lines:
         return 'starting'
-    epoch, _, eta = lines[-1].partition(' eta: ')
-    epoch = epoch.rpartition('Epoch')[2].split('lr:')[0].strip()
-    return f'{epoch}, {eta.split()[0]} left'
+    where, _, eta = lines[-1].partition(' eta: ')
+    where = where.rpartition('(train)')[2].split('lr:')[0].removesuffix('base_').strip()
+    return f'{where}, {eta.split()[0]} left'
 
 
-def execute(run: Run, console: Console) -> dict:
+def execute(run: Run, task: Task, console: Console) -> dict:
     """Train, showing how far it is."""
     run.work_dir.mkdir(parents=True, exist_ok=True)
     log = run.work_dir / 'log.txt'
@@ -84,7 +84,7 @@ def execute(run: Run, console: Console) -> dict:
         raise RuntimeError(f'the run was killed from outside: see {log}')
     seconds = time.monotonic() - started
     shown = shlex.join(['python', 'tools/train.py', *command[2:]])
-    return result_of(run, shown, seconds, process.returncode)
+    return result_of(run, task, shown, seconds, process.returncode)
 
 
 def work_through(plan: Plan, path: Path, stage: str | None, console: Console) -> None:
@@ -104,12 +104,13 @@ def work_through(plan: Plan, path: Path, stage: str | None, console: Console) ->
             f'({len(runs) - len(missing) + 1} of {len(runs)})',
             highlight=False,
         )
-        result = execute(run, console)
+        result = execute(run, plan.task, console)
         if run.row == TEACHER and 'failure' in result:
             raise RuntimeError(f'no teacher: see {run.work_dir}/log.txt')
         if run.key not in done:
             append_result(path, result)
-        outcome = result.get('failure') or f'AP {result["AP"]:.3f}'
+        main = plan.task.main
+        outcome = result.get('failure') or f'{main} {result[main]:.3f}'
         console.print(f'  {outcome}', highlight=False)
 
 

@@ -1,4 +1,5 @@
 # Chen et al. 2017 on BCCD, the paper's own ablation, for tools/reproduce.py.
+data = 'BCCD'
 title = 'Chen et al. 2017, Faster R-CNN MobileNetV2 0.25 <- 1.0'
 teacher = 'configs/chen2017/faster-rcnn_mbv2_bccd.py'
 baseline = 'student alone'

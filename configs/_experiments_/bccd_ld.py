@@ -1,4 +1,5 @@
 # Localization distillation on BCCD, every term added in turn, for tools/reproduce.py.
+data = 'BCCD'
 title = 'Localization distillation, GFL MobileNetV2 0.25 <- 1.0'
 teacher = 'configs/hint/gfl_mbv2_bccd.py'
 baseline = 'student alone'

@@ -18,9 +18,8 @@ schedule and number of iterations. "Gap closed" is the share of the distance fro
 student alone to the teacher. Time is that of training on one CPU core, without
 evaluation, while another run or tests were on the machine's other core: it is rough.
 The runs, one json line each with its command and its last losses, are in
-`docs/results/`; see [the demo's](results/demo.md), too.
-
-## BCCD
+`docs/results/`; see [the demo's](results/demo.md), too. AP is COCO's, as a share;
+mIoU is in percent.
 """
 
 
@@ -34,7 +33,11 @@ def write_page(plans: Sequence[Plan], folder: Path, page: Path) -> None:
     """
     seeds = ', '.join(str(seed) for seed in plans[0].seeds)
     parts = [_HEAD.format(seeds=seeds)]
+    data = ''
     for plan in plans:
+        if plan.data != data:
+            data = plan.data
+            parts.append(f'## {data}\n')
         parts.append(plan_report(plan, read_results(folder / f'{plan.name}.jsonl')))
     with replacing(page) as temporary:
         temporary.write_text('\n'.join(parts))

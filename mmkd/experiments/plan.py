@@ -14,6 +14,33 @@ TEACHER = 'teacher'
 
 
 @dataclass(frozen=True)
+class Task:
+    """How a kind of models is judged.
+
+    Args:
+        metrics: Name in the table -> key in the log; the first one ranks the rows.
+        digits: Digits behind the point in the table.
+    """
+
+    metrics: Mapping[str, str] = field(hash=False)
+    digits: int
+
+    @property
+    def main(self) -> str:
+        """The metric that ranks."""
+        return next(iter(self.metrics))
+
+
+#: AP is a share, mIoU comes in percent, as the host libraries log them.
+TASKS = dict(
+    detection=Task(
+        dict(AP='coco/bbox_mAP', AP50='coco/bbox_mAP_50', AP75='coco/bbox_mAP_75'), 3
+    ),
+    segmentation=Task(dict(mIoU='mIoU', mAcc='mAcc', aAcc='aAcc'), 2),
+)
+
+
+@dataclass(frozen=True)
 class Run:
     """One training run.
 
@@ -24,7 +51,8 @@ class Run:
         config: Path of the config.
         options: Overrides of the config by dotted key.
         work_dir: Folder of the run.
-        epochs: Number of epochs.
+        unit: Of its length, ``'epoch'`` or ``'iter'``.
+        length: Number of them.
     """
 
     stage: str
@@ -33,7 +61,8 @@ class Run:
     config: str
     options: Mapping[str, Any] = field(hash=False)
     work_dir: Path
-    epochs: int
+    unit: str
+    length: int
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -42,8 +71,8 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """The weights after the last epoch."""
-        return self.work_dir / f'epoch_{self.epochs}.pth'
+        """The weights at the end of the training."""
+        return self.work_dir / f'{self.unit}_{self.length}.pth'
 
 
 class Plan:
@@ -61,6 +90,8 @@ class Plan:
         content = Config.fromfile(path)
         self.name = path.stem
         self.title: str = content.title
+        self.data: str = content.data
+        self.task: Task = TASKS[content.get('task', 'detection')]
         self.seeds: Sequence[int] = content.seeds
         self.rows: Mapping[str, Any] = content.rows
         self.stages: Mapping[str, Any] = content.stages
@@ -80,7 +111,7 @@ class Plan:
             results: What is known, see :mod:`mmkd.experiments.results`.
 
         Returns:
-            The baseline, the best rows by mean AP, and those that always run, in
+            The baseline, the best rows by their mean, and those that always run, in
             the order of the plan; empty while an earlier stage is not done.
         """
         count = self.stages[stage].get('best')
@@ -90,7 +121,8 @@ class Plan:
         before = names[names.index(stage) - 1]
         means = {}
         for row in self.rows:
-            values = [r.get('AP') for r in results if _of(r, before, row)]
+            ranked = self.task.main
+            values = [r.get(ranked) for r in results if _of(r, before, row)]
             if len(values) < len(self.seeds):
                 return []
             # A run that broke off counts as nothing learned.
@@ -115,20 +147,26 @@ class Plan:
         return runs
 
     def _teacher_run(self, stage: str) -> Run:
-        options = _scaled(self.stages[stage].scale)
+        options = _scaled(self.stages[stage])
         folder = self.work_dir / self.name / stage / TEACHER
-        epochs = Config.fromfile(self.teacher).train_cfg.max_epochs
-        return Run(stage, TEACHER, 0, self.teacher, options, folder, epochs)
+        loop = Config.fromfile(self.teacher).train_cfg
+        unit = 'epoch' if 'max_epochs' in loop else 'iter'
+        length = loop[f'max_{unit}s']
+        return Run(stage, TEACHER, 0, self.teacher, options, folder, unit, length)
 
     def _run(self, stage: str, row: str, seed: int, teacher: Run) -> Run:
-        settings, epochs = self.rows[row], self.stages[stage].epochs
+        settings, length = self.rows[row], length_of(self.stages[stage])
+        # The scheduler's last part ends with the training.
+        end = 'T_max' if teacher.unit == 'epoch' else 'end'
         options = {
-            **_scaled(self.stages[stage].scale),
-            'train_cfg.max_epochs': epochs,
-            'train_cfg.val_interval': epochs,
-            'param_scheduler.1.T_max': epochs,
+            **_scaled(self.stages[stage]),
+            f'train_cfg.max_{teacher.unit}s': length,
+            'train_cfg.val_interval': length,
+            f'param_scheduler.1.{end}': length,
             **settings.get('options', {}),
         }
+        if teacher.unit == 'iter':
+            options['default_hooks.checkpoint.interval'] = length
         model = Config.fromfile(settings.config).model
         if 'teacher' in model:
             options['model.teacher.checkpoint'] = str(teacher.checkpoint)
@@ -136,17 +174,25 @@ class Plan:
             options['model.teacher_ckpt'] = str(teacher.checkpoint)
         slug = ''.join(c if c.isalnum() else '-' for c in row)
         folder = self.work_dir / self.name / stage / f'{slug}-seed{seed}'
-        return Run(stage, row, seed, settings.config, options, folder, epochs)
+        return Run(
+            stage, row, seed, settings.config, options, folder, teacher.unit, length
+        )
 
 
 def _of(result: Mapping[str, Any], stage: str, row: str) -> bool:
     return result['stage'] == stage and result['row'] == row
 
 
-def _scaled(scale: Sequence[int]) -> dict[str, Any]:
-    """Options that resize the pictures of all pipelines."""
+def length_of(stage: Mapping[str, Any]) -> int:
+    """Epochs or iterations of a stage."""
+    return stage['epochs'] if 'epochs' in stage else stage['iterations']
+
+
+def _scaled(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that resize the pictures of all pipelines, if a stage has a size."""
     options: dict[str, Any] = {}
     for loader, step in (('train', 2), ('val', 1), ('test', 1)):
-        key = f'{loader}_dataloader.dataset.pipeline.{step}.scale'
-        options[key] = tuple(scale)
+        if 'scale' in stage:
+            key = f'{loader}_dataloader.dataset.pipeline.{step}.scale'
+            options[key] = tuple(stage['scale'])
     return options

@@ -9,13 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .plan import TEACHER, Plan, Run
-
-METRICS = {
-    'AP': 'coco/bbox_mAP',
-    'AP50': 'coco/bbox_mAP_50',
-    'AP75': 'coco/bbox_mAP_75',
-}
+from .plan import TEACHER, Plan, Run, Task, length_of
 
 Result = Mapping[str, Any]
 
@@ -36,17 +30,20 @@ def append_result(path: Path, result: Result) -> None:
         os.fsync(file.fileno())
 
 
-def result_of(run: Run, command: str, seconds: float, returncode: int) -> dict:
+def result_of(
+    run: Run, task: Task, command: str, seconds: float, returncode: int
+) -> dict:
     """What a finished run gave, from what it logged.
 
     Args:
         run: The run.
+        task: What it is judged by.
         command: How it was started.
         seconds: Its wall time.
         returncode: Of the process; other than 0 it failed.
 
     Returns:
-        Metrics in [0, 1], iterations, seconds of training (iterations times the mean
+        Metrics, iterations, seconds of training (iterations times the mean
         logged time) and of the whole process, or the last line of a failure.
     """
     result: dict[str, Any] = dict(
@@ -56,14 +53,14 @@ def result_of(run: Run, command: str, seconds: float, returncode: int) -> dict:
     if returncode or not logged:
         log = (run.work_dir / 'log.txt').read_text().strip().splitlines()
         return dict(result, failure=log[-1] if log else f'exit code {returncode}')
-    evaluations = [line for line in logged if METRICS['AP'] in line]
+    evaluations = [line for line in logged if task.metrics[task.main] in line]
     times = [line['time'] for line in logged if 'loss' in line]
     # CocoMetric logs nothing where a model finds nothing.
     last = evaluations[-1] if evaluations else {}
-    result.update({name: last.get(key, 0.0) for name, key in METRICS.items()})
+    result.update({name: last.get(key, 0.0) for name, key in task.metrics.items()})
     iterations = max(line['iter'] for line in logged if 'loss' in line)
     result.update(
-        epochs=run.epochs,
+        **(dict(epochs=run.length) if run.unit == 'epoch' else {}),
         iterations=iterations,
         train_seconds=round(statistics.fmean(times) * iterations, 1),
         seconds=round(seconds, 1),
@@ -98,8 +95,9 @@ def plan_report(plan: Plan, results: Sequence[Result]) -> str:
     """
     parts = [f'### {plan.title}', '']
     for stage, settings in plan.stages.items():
-        size = '{}x{}'.format(*settings.scale)
-        parts += [f'**{stage}**: {settings.epochs} epochs, {size} pixels', '']
+        unit = 'epochs' if 'epochs' in settings else 'iterations'
+        size = ', {}x{} pixels'.format(*settings.scale) if 'scale' in settings else ''
+        parts += [f'**{stage}**: {length_of(settings)} {unit}{size}', '']
         rows = plan.rows_of(stage, results)
         if not rows:
             parts += ['Pending: its rows follow from the stage before.', '']
@@ -123,10 +121,12 @@ def _table(
             if r['stage'] == stage and r['row'] == row and 'failure' not in r
         ]
 
-    alone = {r['seed']: r['AP'] for r in done(plan.baseline)}
+    main, digits = plan.task.main, plan.task.digits
+    alone = {r['seed']: r[main] for r in done(plan.baseline)}
     teacher = done(TEACHER)
+    names = ' | '.join(plan.task.metrics)
     lines = [
-        '| | AP | AP50 | AP75 | minus alone, by seed | gap closed | time |',
+        f'| | {names} | minus alone, by seed | gap closed | time |',
         '|---|---:|---:|---:|---:|---:|---:|',
     ]
     for row in [*rows, TEACHER]:
@@ -136,13 +136,14 @@ def _table(
             lines.append(f'| {row} | pending | | | | | |')
             continue
         name = row + (f' ({missing} pending)' if missing else '')
-        cells = [name, *(mean_std([r[m] for r in runs]) for m in METRICS)]
-        gains = [r['AP'] - alone[r['seed']] for r in runs if r['seed'] in alone]
+        cells = [name]
+        cells += [mean_std([r[m] for r in runs], digits) for m in plan.task.metrics]
+        gains = [r[main] - alone[r['seed']] for r in runs if r['seed'] in alone]
         if row in (plan.baseline, TEACHER) or not gains:
             cells += ['', '']
         else:
-            cells.append(mean_std(gains, sign='+'))
-            gap = teacher[0]['AP'] - statistics.fmean(alone.values()) if teacher else 0
+            cells.append(mean_std(gains, digits, sign='+'))
+            gap = teacher[0][main] - statistics.fmean(alone.values()) if teacher else 0
             share = statistics.fmean(gains) / gap if gap > 0 else None
             cells.append('' if share is None else f'{share:.0%}')
         minutes = statistics.fmean(r['train_seconds'] for r in runs) / 60
@@ -151,11 +152,12 @@ def _table(
     return [*lines, '']
 
 
-def mean_std(values: Sequence[float], sign: str = '') -> str:
+def mean_std(values: Sequence[float], digits: int = 3, sign: str = '') -> str:
     """Mean and, of several values, their standard deviation (n - 1).
 
     Args:
         values: At least one.
+        digits: Digits behind the point.
         sign: ``'+'`` shows the mean's sign always, as of differences.
 
     Example:
@@ -164,5 +166,7 @@ def mean_std(values: Sequence[float], sign: str = '') -> str:
         >>> mean_std([0.01, 0.03], sign='+')
         '+0.020 ± 0.014'
     """
-    mean = f'{statistics.fmean(values):{sign}.3f}'
-    return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.3f}'
+    mean = f'{statistics.fmean(values):{sign}.{digits}f}'
+    if len(values) == 1:
+        return mean
+    return f'{mean} ± {statistics.stdev(values):.{digits}f}'

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 
 from ..registry import HOOKS
 from ..resume_check import ADD_THE_HOOK
 from ..rng import get_rng_state, set_rng_state
+from ..taps import move
 from ._runner import distiller_of, is_iteration_based
 from ._worker_rng import WorkerRng
 
@@ -105,7 +107,7 @@ class DistillerStateHook(Hook):
             iteration, states = self._gathered
             states = states if iteration == runner.iter else []
         checkpoint[_KEY] = dict(
-            state_dict={k: v.detach().cpu() for k, v in state.items()}, rng=states
+            state_dict=move(dict(state), torch.device('cpu')), rng=states
         )
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:

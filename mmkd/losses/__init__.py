@@ -12,10 +12,13 @@ from .classification_distillation import (
     classification_distillation_loss,
 )
 from .feature_imitation import FeatureImitationLoss, feature_imitation_loss
+from .holistic import HolisticLoss, gradient_penalty
 from .localization_distillation import (
     LocalizationDistillationLoss,
     localization_distillation_loss,
 )
+from .pair_wise import PairWiseLoss, pair_wise_loss
+from .pixel_wise import PixelWiseLoss, pixel_wise_loss
 from .soft_target import SoftTargetLoss, soft_target_loss
 from .valuable_localization_region import valuable_localization_region
 from .weighted_soft_cross_entropy import (
@@ -31,14 +34,20 @@ __all__ = [
     'ClassificationDistillationLoss',
     'DistillLoss',
     'FeatureImitationLoss',
+    'HolisticLoss',
     'LocalizationDistillationLoss',
+    'PairWiseLoss',
+    'PixelWiseLoss',
     'SoftTargetLoss',
     'WeightedSoftCrossEntropyLoss',
     'bounded_regression_loss',
     'channel_wise_divergence',
     'classification_distillation_loss',
     'feature_imitation_loss',
+    'gradient_penalty',
     'localization_distillation_loss',
+    'pair_wise_loss',
+    'pixel_wise_loss',
     'soft_target_loss',
     'valuable_localization_region',
     'weighted_soft_binary_cross_entropy',

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from ..taps import HeadView, Tap
 
+#: Heads of several outputs: which one the stock head predicts with.
+MAIN_OUTPUT = {
+    'DAHead': 0,
+    'EncHead': 0,
+    'DDRHead': 0,
+    'PIDHead': 1,
+    'IterativeDecodeHead': -1,
+}
+#: Heads without a score map: what they have, and what can be tapped in its place.
+NO_SCORE_MAP = {
+    'MaskFormerHead': ('masks of queries', 'its pixel_decoder or the backbone'),
+    'SideAdapterCLIPHead': ('masks of queries', 'the image encoder'),
+    'PointHead': ('scores of single points', 'the head before it, decode_head.0'),
+    'VPDDepthHead': ('depths', 'the backbone'),
+}
+
 
 class DecodeHeadView(HeadView):
-    """A decode head in one step."""
+    """A decode head in one step; of a cascade of them the last one."""
 
     methods = ('forward', 'cls_seg', 'loss_by_feat')
+
+    def __init__(
+        self, path: str, module: nn.Module, model: nn.Module | None = None
+    ) -> None:
+        super().__init__(path, _last(module), model)
 
     @property
     def logits(self) -> list[Tensor]:
@@ -21,11 +44,26 @@ class DecodeHeadView(HeadView):
         return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
     @property
+    def score_map(self) -> Tensor:
+        """The score map that the head predicts with, (N, C, H, W), before resizing."""
+        maps = self.logits
+        index = next(
+            (MAIN_OUTPUT[n] for n in _class_names(self.module) if n in MAIN_OUTPUT), 0
+        )
+        return maps[index]
+
+    @property
     def features(self) -> Tensor:
-        """Input of the classifying convolution ``conv_seg``, (N, D, H, W)."""
+        """Input of the classifying convolution ``conv_seg``, (N, D, H, W).
+
+        That is before the head's dropout, which only the student would have.
+        """
         calls = self.calls.get('cls_seg')
         if not calls:
-            raise ValueError(f'{type(self.module).__name__} has no conv_seg')
+            raise ValueError(
+                f'{type(self.module).__name__} has no conv_seg whose input could be '
+                'read; name a sub-module of the head by at and teacher_at'
+            )
         return calls[-1].args[0]
 
     @property
@@ -44,7 +82,54 @@ class DecodeHeadView(HeadView):
         """Boolean mask of the labelled pixels, (N, H, W)."""
         return self.labels.ne(self.module.ignore_index)
 
+    def valid_at(self, like: Tensor) -> Tensor:
+        """Which cells of a smaller map have a labelled pixel at their centre.
+
+        Args:
+            like: Map of shape (N, C, h, w) that the head would resize to the labels.
+
+        Returns:
+            Boolean mask, (N, 1, h, w).
+        """
+        valid = self.valid
+        rows, columns = (
+            self._centres(pixels, cells, like.device)
+            for pixels, cells in zip(valid.shape[1:], like.shape[2:])
+        )
+        return valid[:, None, rows[:, None], columns]
+
+    def _centres(self, pixels: int, cells: int, device: torch.device) -> Tensor:
+        """Where ``F.interpolate`` puts the cells among the pixels."""
+        cell = torch.arange(cells, device=device, dtype=torch.float64)
+        if self.module.align_corners and cells > 1:
+            return (cell * (pixels - 1) / (cells - 1)).round().long()
+        return ((cell + 0.5) * pixels / cells).floor().long()
+
 
 def tap_of(module: nn.Module) -> type[Tap]:
-    """The tap for a sub-module of a segmentor."""
-    return DecodeHeadView if isinstance(module, BaseDecodeHead) else Tap
+    """The tap for a sub-module of a segmentor.
+
+    Raises:
+        ValueError: If it is a head that predicts no score map.
+    """
+    head: Any = _last(module)
+    for name in _class_names(head):
+        if name in NO_SCORE_MAP:
+            what, remedy = NO_SCORE_MAP[name]
+            raise ValueError(
+                f'{type(head).__name__} predicts {what}, no score map that could be '
+                f'tapped; tap {remedy} with a loss on features, such as '
+                'mmkd.FeatureImitationLoss'
+            )
+    return DecodeHeadView if isinstance(head, BaseDecodeHead) else Tap
+
+
+def _last(module: nn.Module) -> nn.Module:
+    """The last head of a list of them; any other module as it is."""
+    if isinstance(module, nn.ModuleList) and len(module):
+        return module[-1] if isinstance(module[0], BaseDecodeHead) else module
+    return module
+
+
+def _class_names(module: nn.Module) -> list[str]:
+    return [cls.__name__ for cls in type(module).__mro__]

@@ -15,6 +15,7 @@ from mmkd.experiments.results import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = """
+data = 'numbers'
 title = 'a plan'
 teacher = {teacher!r}
 baseline = 'alone'
