@@ -208,7 +208,8 @@ def test_the_page_has_a_part_for_each_data_set(tmp_path, monkeypatch):
 def test_a_plan_names_its_baseline(tmp_path):
     path = tmp_path / 'plan.py'
     path.write_text(
-        "data = title = ''\nteacher = ''\nbaseline = 'x'\nseeds = (0,)\nrows = {}\nstages = {}"
+        "data = title = teacher = ''\nbaseline = 'x'\n"
+        'seeds = (0,)\nrows = {}\nstages = {}'
     )
     with pytest.raises(ValueError, match="baseline must be a row .* but is 'x'"):
         Plan(path, tmp_path)

@@ -94,8 +94,6 @@ class Adversary:
             loss: Function of the interpolation weights of the gradient penalty, (N,).
             images: Number N of images in this process.
         """
-        if self.seed is None:
-            self._begin()
         parameters = list(self.critic.parameters())
         device = parameters[0].device
         self.critic.train()
@@ -120,8 +118,10 @@ class Adversary:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _begin(self) -> None:
-        """Agree on where to start; ranks may have been seeded differently."""
+    def begin(self) -> None:
+        """Agree once on where to start; ranks may have been seeded differently."""
+        if self.seed is not None:
+            return
         device = next(self.critic.parameters()).device
         seed = torch.tensor(torch.initial_seed() % 2**62, device=device)
         broadcast(seed)

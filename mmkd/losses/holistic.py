@@ -12,9 +12,9 @@ from torch import Tensor
 from ..batch import Batch
 from ..registry import MODELS
 from .adversary import Adversary
-from .base import DistillLoss
+from .base import DistillLoss, paired_levels
 from .precision import check_same_shape
-from .score_maps import check_classes, check_maps, resized, score_maps
+from .score_maps import check_classes, check_maps, resized
 
 CRITIC = dict(type='mmkd.SelfAttentionCritic', condition_on_image=False)
 # As usual for critics with a gradient penalty: no momentum.
@@ -180,16 +180,15 @@ class HolisticLoss(DistillLoss):
                     'critic=dict(type=..., in_channels=...)'
                 )
             return
-        maps, others = score_maps(student), score_maps(teacher)
-        check_maps(student, teacher, self.at, maps, others)
-        for s, t in zip(maps, others):
-            check_classes(s, t)
+        pairs = paired_levels(student, teacher)
+        check_maps(pairs, self.at, self.teacher_at)
+        check_classes(pairs)
         if self.adversary is None:
-            classes = maps[0].shape[1]
+            device, classes = pairs[0][0].device, pairs[0][0].shape[1]
             image = 3 if self._critic_config.get('condition_on_image') else 0
             self._build(dict(self._critic_config, in_channels=classes + image))
             # A student that is given as a network may be on a GPU.
-            self.critic.to(maps[0].device)
+            self.critic.to(device)
 
     def _build(self, critic: Mapping[str, Any]) -> None:
         self.adversary = Adversary(
@@ -203,7 +202,7 @@ class HolisticLoss(DistillLoss):
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         terms = []
-        for s, t in zip(score_maps(student), score_maps(teacher), strict=True):
+        for s, t in paired_levels(student, teacher):
             if len(s):
                 terms.append(self._compare(s, resized(t, s), batch))
             else:
@@ -211,14 +210,17 @@ class HolisticLoss(DistillLoss):
         return sum(terms) / len(terms)  # type: ignore[return-value]
 
     def _compare(self, student: Tensor, teacher: Tensor, batch: Batch | None) -> Tensor:
-        dtype = self.adversary.dtype  # type: ignore[union-attr]
+        adversary: Any = self.adversary
+        trains = self.training and torch.is_grad_enabled()
+        if trains:
+            adversary.begin()
         with torch.autocast(student.device.type, enabled=False):
-            scores = student.to(dtype)
+            scores = student.to(adversary.dtype)
             logits = scores.detach().requires_grad_()
             fake = self._inputs(logits, batch)
             value = self._objection(scores, logits, fake)
-            if self.training and torch.is_grad_enabled():
-                real = self._inputs(teacher.detach().to(dtype), batch)
+            if trains:
+                real = self._inputs(teacher.detach().to(scores), batch)
                 self._train_critic(real, fake.detach(), batch)
         return value
 

@@ -13,7 +13,7 @@ from ..batch import Batch
 from ..registry import MODELS
 from .base import DistillLoss
 from .precision import check_mask, full_precision
-from .score_maps import check_maps, feature_maps
+from .score_maps import check_maps, paired_features
 
 POOLS = ('avg', 'max')
 EPS = 1e-8  # of the authors' code, beside the norms
@@ -197,12 +197,12 @@ class PairWiseLoss(DistillLoss):
     def prepare(self, student: Any, teacher: Any) -> None:
         if student is None or teacher is None:
             return
-        maps, others = feature_maps(student), feature_maps(teacher)
-        check_maps(student, teacher, self.at, maps, others)
+        pairs = paired_features(student, teacher)
+        check_maps(pairs, self.at, self.teacher_at)
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         terms = []
-        for s, t in zip(feature_maps(student), feature_maps(teacher), strict=True):
+        for s, t in paired_features(student, teacher):
             smaller = s[:, :, : t.shape[2], : t.shape[3]]
             mask = batch.valid_mask(smaller) if batch is not None else None
             terms.append(

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..registry import MODELS
-from .base import DistillLoss
+from .base import DistillLoss, paired_levels
 from .precision import check_same_shape, check_temperature, full_precision
-from .score_maps import check_classes, check_maps, resized, score_maps
+from .score_maps import check_classes, check_maps, resized
 
 NORMALIZERS = ('valid_pixels', 'pami_code', 'cvpr19_code')
 
@@ -170,14 +170,13 @@ class PixelWiseLoss(DistillLoss):
         self.class_names = getattr(teacher, 'class_names', None)
         if student is None or teacher is None:
             return
-        maps, others = score_maps(student), score_maps(teacher)
-        check_maps(student, teacher, self.at, maps, others)
-        for s, t in zip(maps, others):
-            check_classes(s, t)
+        pairs = paired_levels(student, teacher)
+        check_maps(pairs, self.at, self.teacher_at)
+        check_classes(pairs)
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         terms = []
-        for s, t in zip(score_maps(student), score_maps(teacher), strict=True):
+        for s, t in paired_levels(student, teacher):
             t = resized(t, s)
             if self.normalize == 'pami_code':
                 terms.append(_pami_code(s, t, self.temperature))

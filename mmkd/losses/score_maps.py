@@ -7,26 +7,23 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..taps import HeadView
-from .base import levels
+from .base import paired_levels
 
 
-def score_maps(value: Any) -> list[Tensor]:
-    """Class logits per pixel, (N, C, H, W): of a decode head, or as tapped.
-
-    Args:
-        value: What a tap yielded.
-    """
-    return [value.score_map] if hasattr(value, 'score_map') else levels(value)
-
-
-def feature_maps(value: Any) -> list[Tensor]:
-    """Features per pixel, (N, D, H, W): a decode head's before it classifies.
+def paired_features(student: Any, teacher: Any) -> list[tuple[Tensor, Tensor]]:
+    """Features per pixel, (N, D, H, W), of both sides.
 
     Args:
-        value: What a tap yielded.
+        student: What the student's tap yielded. Of a decode head its features before
+            it classifies.
+        teacher: The same of the teacher.
+
+    Raises:
+        ValueError: If the numbers of maps differ.
     """
-    return [value.features] if hasattr(value, 'features') else levels(value)
+    return paired_levels(
+        *(x.features if hasattr(x, 'features') else x for x in (student, teacher))
+    )
 
 
 def resized(teacher: Tensor, student: Tensor) -> Tensor:
@@ -42,43 +39,29 @@ def resized(teacher: Tensor, student: Tensor) -> Tensor:
     return F.interpolate(maps, size=size, mode='bilinear', align_corners=False)
 
 
-def check_maps(
-    student: Any, teacher: Any, at: str, maps: list[Tensor], others: list[Tensor]
-) -> None:
-    """Raise ``ValueError`` unless both sides have maps per pixel, equally many.
+def check_maps(pairs: list[tuple[Tensor, Tensor]], at: str, teacher_at: str) -> None:
+    """Raise ``ValueError`` unless both sides yield maps.
 
     Args:
-        student: What the student's tap yielded, for messages.
-        teacher: The same of the teacher.
+        pairs: The student's and the teacher's.
         at: Path of the student's tap.
-        maps: The student's maps.
-        others: The teacher's.
+        teacher_at: Path of the teacher's.
     """
-    for side, value, found in (
-        ('student', student, maps),
-        ('teacher', teacher, others),
-    ):
-        for x in found:
+    for pair in pairs:
+        for path, x in zip((at, teacher_at), pair):
             if x.dim() != 4:
-                kind = (
-                    type(value.module).__name__ if isinstance(value, HeadView) else at
-                )
                 raise ValueError(
-                    f'{side}: maps must have shape (N, C, H, W) but {kind} yields '
-                    f'{tuple(x.shape)}; tap a module that yields one vector per pixel'
+                    f'maps must have shape (N, C, H, W) but {path!r} yields '
+                    f'{tuple(x.shape)}; tap a module that yields a vector per pixel'
                 )
-    if len(maps) != len(others):
-        raise ValueError(
-            'student and teacher must yield the same number of maps but yield '
-            f'{len(maps)} and {len(others)}'
-        )
 
 
-def check_classes(student: Tensor, teacher: Tensor) -> None:
-    """Raise ``ValueError`` unless both score the same number of classes."""
-    if student.shape[1] != teacher.shape[1]:
-        raise ValueError(
-            'student and teacher must score the same classes but score '
-            f'{student.shape[1]} and {teacher.shape[1]}; choose a teacher that was '
-            'trained on the data of the student, or a loss on features'
-        )
+def check_classes(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Raise ``ValueError`` unless both sides score the same number of classes."""
+    for s, t in pairs:
+        if s.shape[1] != t.shape[1]:
+            raise ValueError(
+                'student and teacher must score the same classes but score '
+                f'{s.shape[1]} and {t.shape[1]}; choose a teacher that was trained on '
+                "the student's data, or a loss on features"
+            )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..taps import HeadView, Tap
 
-#: Heads of several outputs: which one the stock head predicts with.
+#: Heads that return several maps in training: which one they predict with.
 MAIN_OUTPUT = {
     'DAHead': 0,
     'EncHead': 0,
@@ -18,12 +18,19 @@ MAIN_OUTPUT = {
     'PIDHead': 1,
     'IterativeDecodeHead': -1,
 }
-#: Heads without a score map: what they have, and what can be tapped in its place.
+_BACKBONE = (
+    "tap the backbone (at='backbone') with a loss on features, such as "
+    'mmkd.FeatureImitationLoss'
+)
+#: Heads without a score map: what they predict, and what to do.
 NO_SCORE_MAP = {
-    'MaskFormerHead': ('masks of queries', 'its pixel_decoder or the backbone'),
-    'SideAdapterCLIPHead': ('masks of queries', 'the image encoder'),
-    'PointHead': ('scores of single points', 'the head before it, decode_head.0'),
-    'VPDDepthHead': ('depths', 'the backbone'),
+    'MaskFormerHead': ('masks of queries', _BACKBONE),
+    'SideAdapterCLIPHead': ('masks of queries', _BACKBONE),
+    'PointHead': (
+        'scores of single points',
+        "tap the head before it (at='decode_head.0')",
+    ),
+    'VPDDepthHead': ('depths', _BACKBONE),
 }
 
 
@@ -31,6 +38,9 @@ class DecodeHeadView(HeadView):
     """A decode head in one step; of a cascade of them the last one."""
 
     methods = ('forward', 'cls_seg', 'loss_by_feat')
+    #: In evaluation a head returns the map that it predicts with, and a backbone what
+    #: the head needs for that: PIDNet and DDRNet fail on half of it.
+    training_outputs = False
 
     def __init__(
         self, path: str, module: nn.Module, model: nn.Module | None = None
@@ -39,18 +49,13 @@ class DecodeHeadView(HeadView):
 
     @property
     def logits(self) -> list[Tensor]:
-        """Score maps before resizing, (N, C, H, W); some heads supervise several."""
-        outputs = self.outputs
-        return [outputs] if isinstance(outputs, Tensor) else list(outputs)
-
-    @property
-    def score_map(self) -> Tensor:
         """The score map that the head predicts with, (N, C, H, W), before resizing."""
-        maps = self.logits
-        index = next(
-            (MAIN_OUTPUT[n] for n in _class_names(self.module) if n in MAIN_OUTPUT), 0
-        )
-        return maps[index]
+        outputs = self.outputs
+        if isinstance(outputs, Tensor):
+            return [outputs]
+        names = _class_names(self.module)
+        index = next((MAIN_OUTPUT[name] for name in names if name in MAIN_OUTPUT), 0)
+        return [outputs[index]]
 
     @property
     def features(self) -> Tensor:
@@ -118,8 +123,7 @@ def tap_of(module: nn.Module) -> type[Tap]:
             what, remedy = NO_SCORE_MAP[name]
             raise ValueError(
                 f'{type(head).__name__} predicts {what}, no score map that could be '
-                f'tapped; tap {remedy} with a loss on features, such as '
-                'mmkd.FeatureImitationLoss'
+                f'tapped; {remedy}'
             )
     return DecodeHeadView if isinstance(head, BaseDecodeHead) else Tap
 

@@ -221,5 +221,5 @@ def test_rejects_what_does_not_fit():
         PairWiseLoss(pool='sum')
     with pytest.raises(ValueError, match=r'mask must have shape \(2, 1, 4, 4\)'):
         pair_wise_loss(s, s, mask=torch.ones(2, 4, 4, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r'but fc yields \(2, 3\)'):
+    with pytest.raises(ValueError, match=r"but 'fc' yields \(2, 3\)"):
         PairWiseLoss('fc').prepare(s[..., 0, 0], s[..., 0, 0])

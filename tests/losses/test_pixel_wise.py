@@ -176,7 +176,7 @@ def test_classes_must_be_as_many():
     loss = PixelWiseLoss(at='head')
     with pytest.raises(ValueError, match='same classes but score 19 and 150'):
         loss.prepare(torch.zeros(1, 19, 4, 4), torch.zeros(1, 150, 4, 4))
-    with pytest.raises(ValueError, match=r'student: maps .* but head yields \(1, 19\)'):
+    with pytest.raises(ValueError, match=r"maps .* but 'head' yields \(1, 19\)"):
         loss.prepare(torch.zeros(1, 19), torch.zeros(1, 19))
 
 
