@@ -8,10 +8,10 @@ PY := $(VENV)/bin/python
 # One BLAS thread per test process: two processes share the cores evenly.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test lint format typecheck docs check clean
+.PHONY: help setup demo demo-seg demo-seeds demo-seg-seeds test lint format typecheck docs check clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' \
 		$(MAKEFILE_LIST)
 	@echo '  Options: PYTHON=python3.12 VENV=/path/to/venv ARGS="pytest options"'
 
@@ -21,8 +21,14 @@ setup:  ## Create the virtual environment (repeatable; a few minutes once)
 demo: setup  ## Train teacher, student and distilled student on digits
 	$(PY) tools/demo.py $(ARGS)
 
+demo-seg: setup  ## The same for segmentation, with structured distillation
+	$(PY) tools/demo.py --task demo_seg $(ARGS)
+
 demo-seeds: setup  ## The demo's two students over three seeds
 	$(PY) tools/demo.py --seeds 0 1 2 --results docs/results $(ARGS)
+
+demo-seg-seeds: setup  ## The same for segmentation
+	$(PY) tools/demo.py --task demo_seg --seeds 0 1 2 --results docs/results $(ARGS)
 
 test: setup  ## Run every test and doctest (ARGS='-k name' for some)
 	$(TEST_ENV) $(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)

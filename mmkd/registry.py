@@ -49,4 +49,9 @@ MODELS = LeafRegistry(
         'mmkd.seg',
     ],
 )
-HOOKS = LeafRegistry('hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd.hooks'])
+HOOKS = LeafRegistry(
+    'hook',
+    parent=root.HOOKS,
+    scope='mmkd',
+    locations=['mmkd.hooks', 'mmkd.seg.picture_hook'],
+)

@@ -64,6 +64,8 @@ def allowed_parts(of: str, parts: set[str]) -> set[str]:
         return set()
     if of in ('losses', 'taps', 'adapters'):
         return FOUNDATION
+    if of == 'demo':  # an application of all the others
+        return parts - {''}
     core = parts - LEAVES - {''}
     return core if of in LEAVES | {'hooks'} else core - {'hooks'}
 

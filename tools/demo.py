@@ -3,6 +3,7 @@
 
     python tools/demo.py                  # one seed, a table and a picture
     python tools/demo.py --seeds 0 1 2    # both students over three seeds
+    python tools/demo.py --task demo_seg  # segmentation in the place of detection
 
 What is done is kept in the work directory and not done again.
 """
@@ -20,17 +21,20 @@ from rich.console import Console
 
 from mmkd.cli import one_sentence_errors
 
+TASKS = ('demo', 'demo_seg')
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
+    parser.add_argument('--task', choices=TASKS, default='demo')
+    parser.add_argument('--work-dir', type=Path, help='work_dirs/<task> if not given')
     parser.add_argument(
         '--results',
         type=Path,
-        help='folder for demo.jsonl and demo.md; the work directory if not given',
+        help='folder for <task>.jsonl and <task>.md; the work directory if not given',
     )
     return parser.parse_args()
 
@@ -43,14 +47,17 @@ def main() -> None:
         from mmkd.demo.experiment import Demo
         from mmkd.demo.progress import StageDisplay
         from mmkd.demo.report import rich_table, write_report
+        from mmkd.demo.task import TASKS as KNOWN
+    task = KNOWN[args.task]
+    work_dir = args.work_dir or Path('work_dirs') / task.name
     with StageDisplay(console) as display:
         with one_sentence_errors():
-            demo = Demo(args.work_dir)
+            demo = Demo(work_dir, task)
             demo.make_data(display)
         results = demo.execute(args.seeds, display)
-    write_report(results, args.results or args.work_dir)
+    write_report(results, task, args.results or work_dir)
     picture = demo.draw(args.seeds[0])
-    console.print(rich_table(results))
+    console.print(rich_table(results, task))
     console.print(f'picture: {picture}', soft_wrap=True)
 
 

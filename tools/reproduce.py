@@ -52,7 +52,8 @@ def command_of(run: Run) -> list[str]:
     """The command line of a run."""
     options = [f'{key}={value}' for key, value in run.options.items()]
     command = [sys.executable, str(TRAIN), run.config, '--seed', str(run.seed)]
-    return [*command, '--work-dir', str(run.work_dir), '--cfg-options', *options]
+    command += ['--work-dir', str(run.work_dir)]
+    return [*command, '--cfg-options', *options] if options else command
 
 
 def how_far(log: Path) -> str:

@@ -1,4 +1,4 @@
-"""The demo: a teacher, a small student alone, and the same student distilled."""
+"""A demo: a teacher, a small student alone, and the same student distilled."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from .digits import make_digits
-from .picture import draw_demo
 from .progress import StageDisplay
-from .runs import ALONE, DISTILLED, TEACHER, DemoRun, RunResult
-
-CONFIGS = {
-    TEACHER: 'mmkd::demo/gfl_r18-w48_fpn_digits.py',
-    ALONE: 'mmkd::demo/gfl_r18-w8_fpn_digits.py',
-    DISTILLED: 'mmkd::demo/hint-cwd_gfl_r18-w8_gfl_r18-w48_digits.py',
-}
+from .runs import ALONE, DISTILLED, TEACHER, DemoRun, Progress, RunResult
+from .task import DETECTION, DemoTask
 
 
 class Demo:
@@ -23,6 +17,7 @@ class Demo:
 
     Args:
         work_dir: Where the runs are kept.
+        task: What is trained.
         options: Overrides of all configs by dotted key.
         num_train: Number of training pictures.
         num_val: Number of validation pictures.
@@ -31,11 +26,13 @@ class Demo:
     def __init__(
         self,
         work_dir: Path,
+        task: DemoTask = DETECTION,
         options: Mapping[str, Any] | None = None,
         num_train: int = 800,
         num_val: int = 200,
     ) -> None:
         self.work_dir = work_dir.resolve()
+        self.task = task
         self.sizes = (num_train, num_val)
         self.options = dict(options or {})
         self.teacher = self._run(TEACHER, 0)
@@ -78,18 +75,25 @@ class Demo:
             several = len(seeds) > 1 and run is not self.teacher
             display.start(run.name + f', seed {run.seed}' * several)
             note = ', done before' if run.result else ''
-            results.append(run.execute(display.advance))
-            display.finish(f'AP {results[-1].ap:.3f}{note}')
+            results.append(run.execute(self._reporter(display)))
+            display.finish(self._shown(results[-1].score) + note)
         return results
+
+    def _shown(self, score: float | None) -> str:
+        digits = self.task.digits
+        return '' if score is None else f'{self.task.score} {score:.{digits}f}'
+
+    def _reporter(self, display: StageDisplay) -> Progress:
+        def report(done: int, total: int, score: float | None) -> None:
+            display.advance(done, total, self._shown(score))
+
+        return report
 
     def draw(self, seed: int) -> Path:
         """Draw the picture of one seed, all of whose runs are done."""
         runs = {run.name: run for run in self.runs([seed])}
-        predictions = {name: run.predictions for name, run in runs.items()}
-        results = {name: run.result for name, run in runs.items() if run.result}
-        return draw_demo(
-            self.data_root, predictions, results, self.work_dir / 'demo.png'
-        )
+        path = self.work_dir / f'{self.task.name}.png'
+        return self.task.draw(runs, self.data_root, path)
 
     def _run(
         self,
@@ -101,7 +105,8 @@ class Demo:
         slug = name.replace(' ', '-')
         return DemoRun(
             name,
-            CONFIGS[name],
+            self.task.configs[name],
+            self.task.metrics,
             self.work_dir / f'{slug}-seed{seed}',
             seed,
             {**self.options, **(options or {})},

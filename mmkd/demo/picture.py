@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .judge import MIN_IOU, MIN_SCORE, Judged, judge, most_different
-from .runs import ALONE, DISTILLED, TEACHER, RunResult
+from .runs import ALONE, DISTILLED, TEACHER, DemoRun, RunResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,9 +24,8 @@ _TITLE = 'Digits on photographs: the same small student, alone and with a teache
 
 
 def draw_demo(
+    runs: Mapping[str, DemoRun],
     data_root: Path,
-    predictions: Mapping[str, Path],
-    results: Mapping[str, RunResult],
     path: Path,
     rows: int = 4,
 ) -> Path:
@@ -36,9 +35,8 @@ def draw_demo(
     :func:`mmkd.demo.judge.most_different`.
 
     Args:
+        runs: Name -> run that is done.
         data_root: The digits data set.
-        predictions: Model name -> its detections in COCO's result format.
-        results: Model name -> what its run gave.
         path: PNG file to write.
         rows: Number of pictures.
 
@@ -50,12 +48,13 @@ def draw_demo(
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
+    results = {name: run.result for name, run in runs.items() if run.result}
     content = json.loads((data_root / 'annotations' / 'val.json').read_text())
     files = {image['id']: image['file_name'] for image in content['images']}
     truth = _by_image(content['annotations'], files)
     judged = {}
     for name in _MODELS:
-        found = _by_image(json.loads(predictions[name].read_text()), files)
+        found = _by_image(json.loads(runs[name].predictions.read_text()), files)
         judged[name] = {i: judge(truth[i], found[i]) for i in files}
     figure = pyplot.figure(figsize=(16, 2.75 * rows + 0.9), dpi=100)
     grid = figure.add_gridspec(
@@ -112,20 +111,21 @@ def draw_curves(axis: Axes, results: Mapping[str, RunResult]) -> None:
         axis.plot(iterations, values, 'o-', color=_MODELS[name], linewidth=3)
     for name, result in results.items():
         if name == TEACHER:
-            axis.axhline(result.ap, color=_MODELS[name], linestyle='--', linewidth=2)
+            axis.axhline(result.score, color=_MODELS[name], linestyle='--', linewidth=2)
     last = results[ALONE].iterations
-    places = _spread([results[name].ap for name in _MODELS], 0.05)
+    places = _spread([results[name].score for name in _MODELS], 0.05)
     for name, place in zip(_MODELS, places, strict=True):
         axis.text(
             1.03 * last,
             place,
-            f'{results[name].ap:.3f}',
+            f'{results[name].score:.3f}',
             color=_MODELS[name],
             fontsize=14,
             weight='bold',
             va='center',
         )
-    axis.set(xlim=(0, last), ylim=(0, 1.1 * max(r.ap for r in results.values()) + 0.01))
+    highest = max(result.score for result in results.values())
+    axis.set(xlim=(0, last), ylim=(0, 1.1 * highest + 0.01))
     axis.set_xlabel('iteration of the students', fontsize=12)
     axis.set_title('AP on the validation pictures', fontsize=14)
     axis.tick_params(labelsize=11)

@@ -59,9 +59,8 @@ class StageDisplay:
         self._started = self._last_line = time.monotonic()
         self._task = self.bars.add_task(title, total=total, note='')
 
-    def advance(self, done: int, total: int, ap: float | None = None) -> None:
+    def advance(self, done: int, total: int, note: str = '') -> None:
         """Show that ``done`` of ``total`` steps of the stage are done."""
-        note = '' if ap is None else f'AP {ap:.3f}'
         self.bars.update(self._task, completed=done, total=total, note=note)
         now = time.monotonic()
         if not self.bars.disable or now - self._last_line < _SECONDS_BETWEEN_LINES:

@@ -34,7 +34,7 @@ _DECISIVE = (
     'randomness',
 )
 
-#: Called with iterations done, iterations in all, and the newest AP (or None).
+#: Called with iterations done, iterations in all, and the newest score (or None).
 Progress = Callable[[int, int, 'float | None'], None]
 
 
@@ -42,22 +42,26 @@ Progress = Callable[[int, int, 'float | None'], None]
 class RunResult:
     """What one training run gave.
 
-    ``ap`` and ``ap50`` are COCO's, in [0, 1], after the last iteration; ``curve``
-    holds (iteration, ap) of each evaluation; ``seconds`` is the wall time of the
-    training iterations, without evaluation; ``gflops`` are multiply-adds of one
-    picture / 1e9, as MMDetection counts them.
+    ``metrics`` are those after the last iteration, the first one is the ``score``;
+    ``curve`` holds (iteration, score) of each evaluation; ``seconds`` is the wall time
+    of the training iterations, without evaluation; ``gflops`` are multiply-adds of
+    one picture / 1e9, as MMEngine counts them.
     """
 
     name: str
     seed: int
-    ap: float
-    ap50: float
+    metrics: Mapping[str, float]
     iterations: int
     seconds: float
     parameters: int
     gflops: float
     curve: tuple[tuple[int, float], ...]
     fingerprint: str
+
+    @property
+    def score(self) -> float:
+        """The first metric."""
+        return next(iter(self.metrics.values()))
 
     def save(self, path: Path) -> None:
         """Write as json, whole or not at all."""
@@ -71,7 +75,7 @@ class RunResult:
         if not path.is_file():
             return None
         content = json.loads(path.read_text())
-        curve = tuple((iteration, ap) for iteration, ap in content.pop('curve'))
+        curve = tuple((iteration, score) for iteration, score in content.pop('curve'))
         return cls(**content, curve=curve)
 
 
@@ -81,6 +85,7 @@ class DemoRun:
     Args:
         name: What the run is called in tables, such as ``'teacher'``.
         config: Path or name of the config.
+        metrics: Name -> key in the log.
         work_dir: Folder of the run.
         seed: Seed of the run.
         options: Overrides of the config by dotted key.
@@ -92,12 +97,14 @@ class DemoRun:
         self,
         name: str,
         config: str,
+        metrics: Mapping[str, str],
         work_dir: Path,
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         depends_on: str = '',
     ) -> None:
         self.name = name
+        self.metrics = metrics
         self.work_dir = work_dir
         self.seed = seed
         self.cfg = train_config(config, options=options, work_dir=str(work_dir))
@@ -111,12 +118,17 @@ class DemoRun:
 
     @property
     def checkpoint(self) -> Path:
-        """The weights after the last epoch."""
-        return self.work_dir / f'epoch_{self.cfg.train_cfg.max_epochs}.pth'
+        """The weights at the end of the training."""
+        loop = self.cfg.train_cfg
+        unit = 'epoch' if 'max_epochs' in loop else 'iter'
+        return self.work_dir / f'{unit}_{loop[f"max_{unit}s"]}.pth'
 
     @property
     def predictions(self) -> Path:
-        """The detections of the last evaluation, in COCO's result format."""
+        """The detections of the last evaluation, in COCO's result format.
+
+        A segmentor leaves none.
+        """
         return self.work_dir / 'predictions.bbox.json'
 
     @property
@@ -125,8 +137,14 @@ class DemoRun:
         result = RunResult.load(self.work_dir / 'result.json')
         if result is None or result.fingerprint != self.fingerprint:
             return None
-        files = (self.checkpoint, self.predictions)
+        files = [self.checkpoint]
+        if self._detects:
+            files.append(self.predictions)
         return result if all(file.is_file() for file in files) else None
+
+    @property
+    def _detects(self) -> bool:
+        return self.cfg.val_evaluator.type == 'CocoMetric'
 
     def execute(self, progress: Progress) -> RunResult:
         """Train and evaluate, unless that is done.
@@ -136,7 +154,7 @@ class DemoRun:
         if self.result is not None:
             return self.result
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        recorder = _RecorderHook(progress)
+        recorder = _RecorderHook(progress, self.metrics)
         with _output_to(self.work_dir / 'log.txt'):
             runner = self._build_runner()
             runner.register_hook(recorder, priority='LOWEST')
@@ -145,8 +163,7 @@ class DemoRun:
         result = RunResult(
             name=self.name,
             seed=self.seed,
-            ap=recorder.ap,
-            ap50=recorder.ap50,
+            metrics=recorder.newest,
             iterations=runner.iter,
             seconds=round(recorder.seconds, 1),
             parameters=parameters,
@@ -158,7 +175,8 @@ class DemoRun:
         return result
 
     def _build_runner(self) -> Runner:
-        self.cfg.val_evaluator.outfile_prefix = str(self.work_dir / 'predictions')
+        if self._detects:
+            self.cfg.val_evaluator.outfile_prefix = str(self.work_dir / 'predictions')
         # A visualizer is found again by its name, and would keep writing into the
         # folder of the run before.
         self.cfg.visualizer.name = str(self.work_dir)
@@ -167,27 +185,30 @@ class DemoRun:
 
 def model_size(config: Path) -> tuple[int, float]:
     """Number of parameters, and multiply-adds / 1e9 of one picture, of a config."""
-    from mmdet.registry import MODELS
+    from mmengine.registry import MODELS, DefaultScope
 
     cfg = Config.fromfile(config)
-    (resize,) = (t for t in cfg.test_pipeline if t['type'] == 'Resize')
-    model = MODELS.build(cfg.model).eval()
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model).eval()
+    resized = [t['scale'] for t in cfg.test_pipeline if t['type'] == 'Resize']
+    size = resized[0] if resized else cfg.model.data_preprocessor.size
     with torch.no_grad():
         info = get_model_complexity_info(
-            model, input_shape=(3, *resize['scale']), show_table=False, show_arch=False
+            model, input_shape=(3, *size), show_table=False, show_arch=False
         )
     return sum(p.numel() for p in model.parameters()), info['flops'] / 1e9
 
 
 class _RecorderHook(Hook):
-    """Reports progress, and keeps times and AP."""
+    """Reports progress, and keeps times and metrics."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, metrics: Mapping[str, str]) -> None:
         self.progress = progress
+        self.metrics = metrics
         self.seconds = 0.0
         self.curve: list[tuple[int, float]] = []
-        self.ap = self.ap50 = 0.0
-        self._started = 0.0
+        self.newest: dict[str, float] = {}
+        self._started: float | None = None
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._started = time.perf_counter()
@@ -196,17 +217,30 @@ class _RecorderHook(Hook):
         self._report(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        self.seconds += time.perf_counter() - self._started
+        self._pause()
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        # An iteration-based loop evaluates inside of what it calls an epoch.
+        self._is_between = self._started is not None
+        self._pause()
 
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
         # CocoMetric gives nothing where a model finds nothing.
-        metrics = metrics or {}
-        self.ap = metrics.get('coco/bbox_mAP', 0.0)
-        self.ap50 = metrics.get('coco/bbox_mAP_50', 0.0)
-        self.curve.append((runner.iter, self.ap))
+        found = metrics or {}
+        self.newest = {
+            name: round(found.get(key, 0.0), 4) for name, key in self.metrics.items()
+        }
+        self.curve.append((runner.iter, next(iter(self.newest.values()))))
         self._report(runner, runner.iter)
+        if self._is_between:
+            self._started = time.perf_counter()
+
+    def _pause(self) -> None:
+        if self._started is not None:
+            self.seconds += time.perf_counter() - self._started
+            self._started = None
 
     def _report(self, runner: Runner, done: int) -> None:
         newest = self.curve[-1][1] if self.curve else None

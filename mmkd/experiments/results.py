@@ -57,7 +57,9 @@ def result_of(
     times = [line['time'] for line in logged if 'loss' in line]
     # CocoMetric logs nothing where a model finds nothing.
     last = evaluations[-1] if evaluations else {}
-    result.update({name: last.get(key, 0.0) for name, key in task.metrics.items()})
+    result.update(
+        {name: round(last.get(key, 0.0), 4) for name, key in task.metrics.items()}
+    )
     iterations = max(line['iter'] for line in logged if 'loss' in line)
     result.update(
         **(dict(epochs=run.length) if run.unit == 'epoch' else {}),

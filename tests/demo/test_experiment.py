@@ -21,6 +21,7 @@ from mmkd.demo.experiment import Demo
 from mmkd.demo.progress import StageDisplay
 from mmkd.demo.report import rich_table, write_report
 from mmkd.demo.runs import ALONE, DISTILLED, TEACHER
+from mmkd.demo.task import DETECTION
 
 SHORT = {
     'train_cfg.max_epochs': 12,
@@ -37,7 +38,7 @@ SHORT = {
 
 
 def make_demo(folder: Path) -> Demo:
-    return Demo(folder / 'runs', SHORT, num_train=12, num_val=6)
+    return Demo(folder / 'runs', DETECTION, SHORT, num_train=12, num_val=6)
 
 
 def execute(folder: Path) -> tuple[Demo, list, str]:
@@ -79,8 +80,8 @@ def test_ap_is_that_of_pycocotools(finished):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-        assert result.ap == pytest.approx(evaluation.stats[0], abs=6e-4)
-        assert result.ap50 == pytest.approx(evaluation.stats[1], abs=6e-4)
+        assert result.metrics['AP'] == pytest.approx(evaluation.stats[0], abs=6e-4)
+        assert result.metrics['AP50'] == pytest.approx(evaluation.stats[1], abs=6e-4)
 
 
 def test_students_differ_in_training_and_not_in_kind(finished):
@@ -115,7 +116,11 @@ def test_changed_teacher_asks_for_a_new_distilled_run(finished, monkeypatch):
     folder, demo, *_ = finished
     monkeypatch.setenv('MMKD_DATA', str(folder / 'data'))
     changed = Demo(
-        folder / 'runs', {**SHORT, 'model.bbox_head.loss_dfl.loss_weight': 0.5}, 12, 6
+        folder / 'runs',
+        DETECTION,
+        {**SHORT, 'model.bbox_head.loss_dfl.loss_weight': 0.5},
+        12,
+        6,
     )
     assert changed.teacher.result is None
     assert demo.teacher.result is not None
@@ -149,14 +154,15 @@ def test_picture_shows_four_columns(finished, monkeypatch):
 def test_table_and_files(finished, tmp_path):
     *_, results, _ = finished
     console = Console(file=io.StringIO(), width=120)
-    console.print(rich_table(results))
+    console.print(rich_table(results, DETECTION))
     table = console.file.getvalue()
     for result in results:
         assert f'{result.parameters:,}' in table
-        assert f'{result.ap:.3f}' in table
-    write_report(results, tmp_path / 'results')
+        assert f'{result.score:.3f}' in table
+    write_report(results, DETECTION, tmp_path / 'results')
     lines = (tmp_path / 'results' / 'demo.jsonl').read_text().splitlines()
     assert [json.loads(line)['name'] for line in lines] == [TEACHER, ALONE, DISTILLED]
-    assert [json.loads(line)['ap'] for line in lines] == [r.ap for r in results]
+    found = [json.loads(line)['metrics'] for line in lines]
+    assert found == [r.metrics for r in results]
     text = (tmp_path / 'results' / 'demo.md').read_text()
-    assert f'{results[2].ap - results[1].ap:+.3f}' in text
+    assert f'{results[2].score - results[1].score:+.3f}' in text

@@ -20,7 +20,7 @@ def run_stage(display: StageDisplay, log: io.StringIO) -> None:
         with contextlib.redirect_stdout(log):
             print('noise of the libraries')
             display.advance(1, 4)
-            display.advance(3, 4, 0.25)
+            display.advance(3, 4, 'AP 0.250')
         display.finish('AP 0.250')
 
 

@@ -7,11 +7,13 @@ import pytest
 pytest.importorskip('rich')
 from mmkd.demo.report import paired_difference, report_text
 from mmkd.demo.runs import ALONE, DISTILLED, TEACHER, RunResult
+from mmkd.demo.task import DETECTION
 from mmkd.experiments.results import mean_std
 
 
 def run(name: str, seed: int, ap: float) -> RunResult:
-    return RunResult(name, seed, ap, 2 * ap, 100, 61.0, 5000, 0.25, ((100, ap),), 'f')
+    metrics = {'AP': ap, 'AP50': 2 * ap}
+    return RunResult(name, seed, metrics, 100, 61.0, 5000, 0.25, ((100, ap),), 'f')
 
 
 RESULTS = [
@@ -37,7 +39,7 @@ def test_spread_is_the_sample_standard_deviation():
 
 
 def test_text():
-    text = report_text(RESULTS)
+    text = report_text(RESULTS, DETECTION)
     assert '| student alone | 0.200 ± 0.100 | 0.400 ± 0.200 | 5,000 | 0.250 |' in text
     assert '| teacher | 0.500 | 1.000 |' in text
     assert '+0.200, +0.050, +0.110' in text
