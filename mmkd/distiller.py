@@ -86,6 +86,12 @@ class Distiller(nn.Module):
             for seen in (ours, theirs)
         ]
         for name, loss in live.items():
+            if loss.teacher_at in theirs.idle:
+                raise ValueError(
+                    f'{name}: {loss.teacher_at!r} does not run when the teacher '
+                    'predicts (auxiliary heads run in training alone); tap another '
+                    'module of it by teacher_at'
+                )
             try:
                 loss.prepare(yielded[0].get(loss.at), yielded[1].get(loss.teacher_at))
                 loss.prepare_also(*yielded)

@@ -25,10 +25,12 @@ class DryRun:
     Args:
         taps: Path -> tap, of the modules that ran.
         failure: Why the forward pass broke off before all of them ran.
+        idle: Paths that did not run though it came to its end.
     """
 
     taps: dict[str, Tap] = field(default_factory=dict)
     failure: str | None = None
+    idle: list[str] = field(default_factory=list)
 
 
 def dry_run(
@@ -137,12 +139,11 @@ def _run(
                 raise
             failure = f'{type(error).__name__}: {error}'
     ran = {path: tap for path, tap in taps.items() if tap.count}
-    return DryRun(ran, None if len(ran) == len(tap_types) else failure or _missed(taps))
-
-
-def _missed(taps: Mapping[str, Tap]) -> str:
-    names = ', '.join(repr(path) for path, tap in taps.items() if not tap.count)
-    return f'{names} did not run in the forward pass'
+    if len(ran) == len(tap_types) or failure:
+        return DryRun(ran, None if len(ran) == len(tap_types) else failure)
+    idle = [path for path in tap_types if path not in ran]
+    names = ', '.join(map(repr, idle))
+    return DryRun(ran, f'{names} did not run in the forward pass', idle)
 
 
 def _samples(size: int) -> list[BaseDataElement]:

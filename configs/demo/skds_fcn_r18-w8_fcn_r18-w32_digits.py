@@ -15,6 +15,7 @@ model = dict(
         loss_holistic=dict(
             type='mmkd.HolisticLoss',
             loss_weight=0.1,
+            gp_norm='rms',
             critic=dict(type='mmkd.SelfAttentionCritic', channels=16),
         ),
     ),

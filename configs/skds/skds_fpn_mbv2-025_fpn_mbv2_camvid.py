@@ -11,6 +11,12 @@ model = dict(
     losses=dict(
         loss_pixel=dict(type='mmkd.PixelWiseLoss', loss_weight=10.0),
         loss_pair=dict(type='mmkd.PairWiseLoss', loss_weight=10.0),
-        loss_holistic=dict(type='mmkd.HolisticLoss', loss_weight=0.1),
+        # Half as wide as the paper's: the score maps have 48x36 cells.
+        loss_holistic=dict(
+            type='mmkd.HolisticLoss',
+            loss_weight=0.1,
+            gp_norm='rms',
+            critic=dict(type='mmkd.SelfAttentionCritic', channels=32),
+        ),
     ),
 )

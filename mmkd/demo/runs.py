@@ -190,7 +190,8 @@ def model_size(config: Path) -> tuple[int, float]:
     cfg = Config.fromfile(config)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model).eval()
-    resized = [t['scale'] for t in cfg.test_pipeline if t['type'] == 'Resize']
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    resized = [t['scale'] for t in pipeline if t['type'] == 'Resize']
     size = resized[0] if resized else cfg.model.data_preprocessor.size
     with torch.no_grad():
         info = get_model_complexity_info(

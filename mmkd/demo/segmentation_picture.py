@@ -32,7 +32,7 @@ def draw_segmentation_demo(
     from mmengine.runner import load_checkpoint
 
     from ..config import student_config
-    from ..seg.picture import draw, look
+    from ..seg.picture import Row, draw, look
 
     models = {}
     with DefaultScope.overwrite_default_scope('mmseg'):
@@ -44,10 +44,10 @@ def draw_segmentation_demo(
     classes, palette = data.metainfo['classes'], data.metainfo['palette']
     seen = [look(sample, models) for sample in data]
 
-    def difference(row: object) -> float:
+    def difference(row: Row) -> float:
         alone, distilled = (
-            _right(row.seen[n].labels, row.truth, len(classes))  # type: ignore[attr-defined]
-            for n in (ALONE, DISTILLED)
+            _right(row.seen[name].labels, row.truth, len(classes))
+            for name in (ALONE, DISTILLED)
         )
         return -abs(alone - distilled)
 

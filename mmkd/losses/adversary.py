@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,8 +18,8 @@ from torch.nn.utils import parametrize
 
 from ..registry import MODELS
 from ..rng import preserved_rng
+from .precision import HALF
 
-_HALF = (torch.float16, torch.bfloat16)
 SKIPPED = (
     'mmkd: a step of the critic was left out because its gradients were not finite; '
     'the log value skipped counts such steps. If they go on, lower critic_lr or see '
@@ -71,9 +72,12 @@ class Adversary:
 
     def apply(self, function: Any) -> None:
         """What ``nn.Module._apply`` does: follow a move or a cast of the student."""
-        self.critic._apply(function)
-        if self.dtype in _HALF:  # a gradient penalty in half precision is noise
-            self.critic.float()
+        wanted = function(next(self.critic.parameters()).detach().new_zeros(1))
+        # A gradient penalty in half precision is noise.
+        dtype = self.dtype if wanted.dtype in HALF else wanted.dtype
+        self.critic.to(wanted.device, dtype)
+        # Loading casts and moves what the optimizer has gathered.
+        self.optimizer.load_state_dict(self.optimizer.state_dict())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -91,7 +95,8 @@ class Adversary:
         Ranks average their gradients, and so decide alike.
 
         Args:
-            loss: Function of the interpolation weights of the gradient penalty, (N,).
+            loss: Function of the interpolation weights of the gradient penalty, (N,);
+                called only where there are images.
             images: Number N of images in this process.
         """
         parameters = list(self.critic.parameters())
@@ -99,8 +104,10 @@ class Adversary:
         self.critic.train()
         # One pass of the power iteration in a step, not one in every call.
         with torch.enable_grad(), parametrize.cached():
-            value = loss(self._mix(images).to(device, self.dtype))
-            gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+            gradients: Any = [None] * len(parameters)
+            if images:  # a rank without any still takes part in the average
+                value = loss(self._mix(images).to(device, self.dtype))
+                gradients = torch.autograd.grad(value, parameters, allow_unused=True)
         found = [
             torch.zeros_like(p) if g is None else g
             for p, g in zip(parameters, gradients)
@@ -109,7 +116,8 @@ class Adversary:
         self.steps += 1
         if not torch.stack([g.isfinite().all() for g in found]).all():
             self.skipped += 1
-            print_log(SKIPPED, logger='current', level=logging.WARNING)
+            if math.log10(self.skipped).is_integer():  # the 1st, the 10th, ...
+                print_log(SKIPPED, logger='current', level=logging.WARNING)
             return
         for group in self.optimizer.param_groups:
             group['lr'] = self.lr * (1 - _progress()) ** self.power

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..batch import Batch
 from ..registry import MODELS
 from .adversary import Adversary
 from .base import DistillLoss, paired_levels
-from .precision import check_same_shape
-from .score_maps import check_classes, check_maps, resized
+from .precision import HALF, check_same_shape
+from .score_maps import resized, scored_alike
 
 CRITIC = dict(type='mmkd.SelfAttentionCritic', condition_on_image=False)
 # As usual for critics with a gradient penalty: no momentum.
 OPTIMIZER = dict(type='Adam', betas=(0.0, 0.9))
+GP_NORMS = ('l2', 'rms')
 EPS = 1e-12  # under the root, whose derivative at 0 is not finite
 
 
@@ -49,7 +52,7 @@ def gradient_penalty(
         mix: The :math:`u_n`, shape (N,); drawn from [0, 1) if not given.
 
     Returns:
-        Scalar tensor. Zero for an empty batch.
+        Scalar tensor, in at least float32. Zero for an empty batch.
 
     Raises:
         ValueError: If the shapes differ.
@@ -66,6 +69,7 @@ def gradient_penalty(
         raise ValueError(
             f'mix must have shape {(len(real),)} but has {tuple(mix.shape)}'
         )
+    real, fake, mix = (x.float() if x.dtype in HALF else x for x in (real, fake, mix))
     share = mix.view(-1, *[1] * (real.dim() - 1))
     with torch.enable_grad(), torch.autocast(real.device.type, enabled=False):
         mixed = share * real + (1 - share) * fake
@@ -86,6 +90,7 @@ class _Known(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> Any:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
         return grad_output * gradient, None, None
@@ -99,7 +104,9 @@ class HolisticLoss(DistillLoss):
     before this step. After it, in training, the critic takes ``critic_steps`` steps on
     D(student) - D(teacher) + ``gp_weight`` times :func:`gradient_penalty`
     (Wasserstein), with an optimizer of its own; neither the runner's optimizer nor DDP
-    know of it. It is stored with the distiller and resumes exactly. Padding is set to
+    know of it. Its gradients are averaged over ranks; a critic with ``norm='batch'``
+    normalises by the images of each process. It is stored with the distiller and
+    resumes exactly. Padding is set to
     0 in both maps. Where the teacher's map has another size it is resized to the
     student's; of several decode heads the last one counts.
 
@@ -122,6 +129,11 @@ class HolisticLoss(DistillLoss):
             With an attribute ``condition_on_image`` that is true it gets the image,
             resized, and the probabilities; else the logits.
         gp_weight: Factor of the gradient penalty; must be >= 0.
+        gp_norm: In what the penalty measures slopes. ``'l2'``: the norm of the whole
+            map, as published. Teacher and student are far apart in it, the farther the
+            larger the map, and the critic outweighs the penalty. ``'rms'``: the root
+            mean square over the map's values, in which maps of all sizes are equally
+            far apart and the student's gradient does not grow with the map.
         critic_lr: Initial learning rate of the critic; decays as (1 - t)^0.9 over the
             run.
         critic_steps: Steps of the critic per iteration.
@@ -147,22 +159,26 @@ class HolisticLoss(DistillLoss):
         loss_weight: float = 0.1,
         critic: Mapping[str, Any] | None = None,
         gp_weight: float = 10.0,
+        gp_norm: str = 'l2',
         critic_lr: float = 4e-4,
         critic_steps: int = 1,
         critic_optimizer: Mapping[str, Any] | None = None,
         teacher_at: str | None = None,
     ) -> None:
         super().__init__(at, loss_weight, teacher_at)
-        if gp_weight < 0 or critic_lr <= 0:
+        if not (0 <= gp_weight < math.inf and 0 < critic_lr < math.inf):
             raise ValueError(
                 'gp_weight must be >= 0 and critic_lr > 0 but they are '
                 f'{gp_weight} and {critic_lr}'
             )
-        if not isinstance(critic_steps, int) or critic_steps < 1:
+        if type(critic_steps) is not int or critic_steps < 1:
             raise ValueError(
                 f'critic_steps must be an integer >= 1 but is {critic_steps!r}'
             )
+        if gp_norm not in GP_NORMS:
+            raise ValueError(f'gp_norm must be one of {GP_NORMS} but is {gp_norm!r}')
         self.gp_weight = gp_weight
+        self.gp_norm = gp_norm
         self.critic_lr = critic_lr
         self.critic_steps = critic_steps
         self._optimizer_config = dict(critic_optimizer or OPTIMIZER)
@@ -170,6 +186,10 @@ class HolisticLoss(DistillLoss):
         self.adversary: Adversary | None = None
         if 'in_channels' in self._critic_config:
             self._build(self._critic_config)
+
+    def extra_repr(self) -> str:
+        own = f'critic={self._critic_config}, gp_norm={self.gp_norm!r}'
+        return f'{super().extra_repr()}, {own}'
 
     def prepare(self, student: Any, teacher: Any) -> None:
         self.class_names = getattr(teacher, 'class_names', None)
@@ -180,15 +200,31 @@ class HolisticLoss(DistillLoss):
                     'critic=dict(type=..., in_channels=...)'
                 )
             return
-        pairs = paired_levels(student, teacher)
-        check_maps(pairs, self.at, self.teacher_at)
-        check_classes(pairs)
+        pairs = scored_alike(student, teacher, self.at, self.teacher_at)
+        widths = sorted({s.shape[1] for s, _ in pairs})
+        if len(widths) > 1:
+            raise ValueError(f'one critic cannot judge maps of {widths} channels')
+        channels = widths[0] + self._image_channels(student)
+        given = self._critic_config.get('in_channels', channels)
+        if given != channels:
+            raise ValueError(
+                f'in_channels of the critic must be {channels}, the classes and the '
+                f'image if it is conditioned on it, but is {given}'
+            )
         if self.adversary is None:
-            device, classes = pairs[0][0].device, pairs[0][0].shape[1]
-            image = 3 if self._critic_config.get('condition_on_image') else 0
-            self._build(dict(self._critic_config, in_channels=classes + image))
+            self._build(dict(self._critic_config, in_channels=channels))
             # A student that is given as a network may be on a GPU.
-            self.critic.to(device)
+            self.critic.to(pairs[0][0].device)
+
+    def _image_channels(self, student: Any) -> int:
+        """Channels that the image adds to what the critic is given."""
+        kind = MODELS.get(self._critic_config['type'])
+        default = getattr(kind, 'condition_on_image', False)
+        if not self._critic_config.get('condition_on_image', default):
+            return 0
+        model = getattr(student, 'model', None)
+        mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+        return 3 if mean is None else mean.numel()
 
     def _build(self, critic: Mapping[str, Any]) -> None:
         self.adversary = Adversary(
@@ -201,12 +237,13 @@ class HolisticLoss(DistillLoss):
         return self.adversary.critic  # type: ignore[union-attr]
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
-        terms = []
-        for s, t in paired_levels(student, teacher):
-            if len(s):
-                terms.append(self._compare(s, resized(t, s), batch))
-            else:
-                terms.append(s.sum() * 0)
+        if self.adversary is None:
+            raise RuntimeError(
+                'the critic is made when the model is built; without one give '
+                'critic=dict(type=..., in_channels=...)'
+            )
+        pairs = paired_levels(student, teacher)
+        terms = [self._compare(s, resized(t, s), batch) for s, t in pairs]
         return sum(terms) / len(terms)  # type: ignore[return-value]
 
     def _compare(self, student: Tensor, teacher: Tensor, batch: Batch | None) -> Tensor:
@@ -233,7 +270,8 @@ class HolisticLoss(DistillLoss):
             image = F.interpolate(
                 batch.inputs.to(maps), size=maps.shape[2:], mode='bilinear'
             )
-            maps = torch.cat([image, maps.softmax(1)], 1)
+            is_one = maps.shape[1] == 1  # the log odds of a foreground
+            maps = torch.cat([image, maps.sigmoid() if is_one else maps.softmax(1)], 1)
         mask = batch.valid_mask(logits) if batch is not None else None
         return maps if mask is None else maps.masked_fill(~mask, 0)
 
@@ -245,6 +283,8 @@ class HolisticLoss(DistillLoss):
             logits: The same as a leaf, of which ``fake`` was made.
             fake: What the critic is given.
         """
+        if not len(scores):
+            return scores.sum()
         self.critic.eval()
         value = -self.critic(fake).mean()
         # At once: the critic's weights change before the student's backward pass.
@@ -262,14 +302,18 @@ class HolisticLoss(DistillLoss):
 
         def loss(mix: Tensor) -> Tensor:
             gap = self.critic(real).mean() - self.critic(fake).mean()
-            penalty = gradient_penalty(self.critic, real, fake, mix)
+            # Slopes per root mean square are those of maps that are that much smaller.
+            size = real[0].numel() ** 0.5 if self.gp_norm == 'rms' else 1.0
+            penalty = gradient_penalty(
+                lambda x: self.critic(x * size), real / size, fake / size, mix
+            )
             seen.update(gap=gap.detach(), penalty=penalty.detach())
             return self.gp_weight * penalty - gap
 
         adversary: Any = self.adversary
         for _ in range(self.critic_steps):
             adversary.train_step(loss, len(real))
-        if batch is not None:
+        if batch is not None and seen:
             batch.logs.update(seen, skipped=seen['gap'].new_tensor(adversary.skipped))
 
     def _apply(self, fn: Any, recurse: bool = True) -> HolisticLoss:

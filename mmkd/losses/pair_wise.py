@@ -16,7 +16,7 @@ from .precision import check_mask, full_precision
 from .score_maps import check_maps, paired_features
 
 POOLS = ('avg', 'max')
-EPS = 1e-8  # of the authors' code, beside the norms
+EPS = 1e-8  # norms that count as zero
 
 
 @full_precision
@@ -127,14 +127,17 @@ def _pooled(
 def _affinity(nodes: Tensor, detach_norms: bool) -> Tensor:
     """Cosine of every pair of nodes, (N, M, M)."""
     norms = torch.linalg.vector_norm(nodes, dim=1, keepdim=True)
-    unit = nodes / ((norms.detach() if detach_norms else norms) + EPS)
+    # Features of zero have no direction; dividing them by nearly nothing would give
+    # them nearly infinite gradients.
+    norms = torch.where(norms > EPS, norms, 1.0)
+    unit = nodes / (norms.detach() if detach_norms else norms)
     return unit.transpose(1, 2) @ unit
 
 
 def check_kernel(kernel: Any) -> None:
     """Raise ``ValueError`` unless it is a pooling window of :func:`pair_wise_loss`."""
     if isinstance(kernel, (int, float)) and not isinstance(kernel, bool):
-        fits = 0 < kernel < 1 or kernel == int(kernel) >= 1
+        fits = 0 < kernel < 1 or (kernel >= 1 and float(kernel).is_integer())
     else:
         fits = (
             isinstance(kernel, Sequence)
@@ -193,6 +196,9 @@ class PairWiseLoss(DistillLoss):
         self.pool = pool
         self.kernel = kernel
         self.detach_norms = detach_norms
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, pool={self.pool!r}, kernel={self.kernel}'
 
     def prepare(self, student: Any, teacher: Any) -> None:
         if student is None or teacher is None:

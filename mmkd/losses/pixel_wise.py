@@ -12,7 +12,7 @@ from ..batch import Batch
 from ..registry import MODELS
 from .base import DistillLoss, paired_levels
 from .precision import check_same_shape, check_temperature, full_precision
-from .score_maps import check_classes, check_maps, resized
+from .score_maps import resized, scored_alike
 
 NORMALIZERS = ('valid_pixels', 'pami_code', 'cvpr19_code')
 
@@ -170,9 +170,11 @@ class PixelWiseLoss(DistillLoss):
         self.class_names = getattr(teacher, 'class_names', None)
         if student is None or teacher is None:
             return
-        pairs = paired_levels(student, teacher)
-        check_maps(pairs, self.at, self.teacher_at)
-        check_classes(pairs)
+        scored_alike(student, teacher, self.at, self.teacher_at)
+
+    def extra_repr(self) -> str:
+        own = f'temperature={self.temperature}, normalize={self.normalize!r}'
+        return f'{super().extra_repr()}, {own}'
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         terms = []

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_HALF = (torch.float16, torch.bfloat16)
+#: Too coarse for what losses compute.
+HALF = (torch.float16, torch.bfloat16)
 
 
 def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -34,7 +35,7 @@ def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
 
     def upcast(value: object) -> object:
-        is_half = isinstance(value, Tensor) and value.dtype in _HALF
+        is_half = isinstance(value, Tensor) and value.dtype in HALF
         return value.float() if is_half else value  # type: ignore[attr-defined]
 
     @functools.wraps(function)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import paired_levels
+from .precision import HALF
 
 
 def paired_features(student: Any, teacher: Any) -> list[tuple[Tensor, Tensor]]:
@@ -33,9 +34,8 @@ def resized(teacher: Tensor, student: Tensor) -> Tensor:
     """
     if teacher.shape[2:] == student.shape[2:]:
         return teacher
-    dtype = teacher.dtype if teacher.dtype.itemsize > 2 else None
+    maps = teacher.float() if teacher.dtype in HALF else teacher
     size = student.shape[2:]
-    maps = teacher if dtype else teacher.float()
     return F.interpolate(maps, size=size, mode='bilinear', align_corners=False)
 
 
@@ -56,8 +56,22 @@ def check_maps(pairs: list[tuple[Tensor, Tensor]], at: str, teacher_at: str) -> 
                 )
 
 
-def check_classes(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    """Raise ``ValueError`` unless both sides score the same number of classes."""
+def scored_alike(
+    student: Any, teacher: Any, at: str, teacher_at: str
+) -> list[tuple[Tensor, Tensor]]:
+    """Score maps of both sides, which score the same number of classes.
+
+    Args:
+        student: What the student's tap yielded.
+        teacher: The same of the teacher.
+        at: Path of the student's tap.
+        teacher_at: Path of the teacher's.
+
+    Raises:
+        ValueError: If they are no maps, or of other classes.
+    """
+    pairs = paired_levels(student, teacher)
+    check_maps(pairs, at, teacher_at)
     for s, t in pairs:
         if s.shape[1] != t.shape[1]:
             raise ValueError(
@@ -65,3 +79,4 @@ def check_classes(pairs: list[tuple[Tensor, Tensor]]) -> None:
                 f'{s.shape[1]} and {t.shape[1]}; choose a teacher that was trained on '
                 "the student's data, or a loss on features"
             )
+    return pairs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,9 @@ class Row:
 def look(
     sample: Mapping[str, Any], models: Mapping[str, Any], at: str = 'decode_head'
 ) -> Row:
-    """Let segmentors look at a sample; they are left as they were.
+    """Let segmentors look at a sample as a whole; they are left as they were.
+
+    A segmentor that is tested in slices (``mode='slide'``) may predict otherwise.
 
     Args:
         sample: Item of a test data set, with its labels.
@@ -81,18 +84,25 @@ def look(
 
 
 def _seen(view: Any, batch: Batch) -> Seen:
+    height, width = batch.inputs.shape[2:]
+    rows, columns = batch.data_samples[0].img_shape[:2]
     logits = F.interpolate(
         view.logits[0].float(),
-        batch.inputs.shape[2:],
+        (height, width),
         mode='bilinear',
         align_corners=view.module.align_corners,
-    )
+    )[..., :rows, :columns]
     if logits.shape[1] == 1:
         labels = logits[0, 0].sigmoid() > view.module.threshold
     else:
         labels = logits[0].argmax(0)
     has_features = bool(view.calls.get('cls_seg'))
-    features = view.features[0].float().cpu() if has_features else None
+    features = None
+    if has_features:
+        features = view.features[0].float().cpu()
+        lower = math.ceil(rows / height * features.shape[1])
+        right = math.ceil(columns / width * features.shape[2])
+        features = features[:, :lower, :right]
     return Seen(labels.cpu().numpy().astype(np.int64), features)
 
 

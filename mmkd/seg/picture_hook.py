@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -31,6 +32,7 @@ class SegmentationPictureHook(Hook):
 
     Raises:
         ValueError: If a number is not positive, or there is no such item.
+        FileNotFoundError: When training starts: a checkpoint that does not exist.
 
     Example:
         >>> from mmkd.registry import HOOKS
@@ -60,6 +62,20 @@ class SegmentationPictureHook(Hook):
         self._others: dict[str, Any] | None = None
         self._validations = 0
 
+    def before_train(self, runner: Any) -> None:
+        """Check what can be known before hours of training."""
+        length = len(runner.val_loop.dataloader.dataset)
+        if max(self.indices) >= length:
+            raise ValueError(
+                f'indices must be below {length}, the length of the validation data, '
+                f'but are {self.indices}'
+            )
+        for name, checkpoint in self.compare.items():
+            if not Path(checkpoint).is_file():
+                raise FileNotFoundError(
+                    f'checkpoint {checkpoint!r} of {name!r} does not exist'
+                )
+
     def after_val_epoch(
         self, runner: Any, metrics: dict[str, float] | None = None
     ) -> None:
@@ -67,15 +83,16 @@ class SegmentationPictureHook(Hook):
         self._validations += 1
         if runner.rank or self._validations % self.interval:
             return
+        try:
+            self._draw(runner)
+        except Exception as error:  # a picture is not worth the training
+            runner.logger.warning(f'no picture: {type(error).__name__}: {error}')
+
+    def _draw(self, runner: Any) -> None:
         from .picture import as_image, draw, look
 
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         data = runner.val_dataloader.dataset
-        if max(self.indices) >= len(data):
-            raise ValueError(
-                f'indices must be below {len(data)}, the length of the validation '
-                f'data, but are {self.indices}'
-            )
         models = {**self._compared(runner, model), 'student': model}
         rows = [look(data[index], models) for index in self.indices]
         meta = data.metainfo

@@ -48,14 +48,23 @@ class DecodeHeadView(HeadView):
         super().__init__(path, _last(module), model)
 
     @property
+    def count(self) -> int:
+        """1 if it ran: a cascade calls all heads but the last once more."""
+        return min(len(self.calls['forward']), 1)
+
+    @property
     def logits(self) -> list[Tensor]:
         """The score map that the head predicts with, (N, C, H, W), before resizing."""
-        outputs = self.outputs
+        outputs = self.calls['forward'][0].output  # the one that its loss saw
         if isinstance(outputs, Tensor):
             return [outputs]
-        names = _class_names(self.module)
-        index = next((MAIN_OUTPUT[name] for name in names if name in MAIN_OUTPUT), 0)
-        return [outputs[index]]
+        for name in _class_names(self.module):
+            if name in MAIN_OUTPUT:
+                return [outputs[MAIN_OUTPUT[name]]]
+        raise ValueError(
+            f'{type(self.module).__name__} returns several maps and it is not known '
+            'which one it predicts with; tap a sub-module of it that yields one'
+        )
 
     @property
     def features(self) -> Tensor:
@@ -66,10 +75,11 @@ class DecodeHeadView(HeadView):
         calls = self.calls.get('cls_seg')
         if not calls:
             raise ValueError(
-                f'{type(self.module).__name__} has no conv_seg whose input could be '
-                'read; name a sub-module of the head by at and teacher_at'
+                f'{type(self.module).__name__} does not classify by a conv_seg whose '
+                'input could be read; name a module that yields its features by at and '
+                'teacher_at'
             )
-        return calls[-1].args[0]
+        return calls[0].args[0]
 
     @property
     def labels(self) -> Tensor:

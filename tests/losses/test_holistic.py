@@ -322,6 +322,10 @@ def test_a_skipped_step_is_reported(monkeypatch):
     s, t = maps()
     linear()(s * float('nan'), t)
     assert 'a step of the critic was left out' in said[0]
+    loss, said[:] = linear(), []
+    for _ in range(11):
+        loss(s * float('nan'), t)
+    assert len(said) == 2  # the first and the tenth
 
 
 def test_padding_is_seen_by_nobody():
@@ -336,6 +340,69 @@ def test_padding_is_seen_by_nobody():
     torch.testing.assert_close(masked.critic.weight, given.critic.weight)
     value.backward()
     assert (s.grad * (1 - mask)).abs().max() == 0
+
+
+def test_slopes_per_root_mean_square_do_not_depend_on_the_size_of_a_map():
+    """Four times the cells: the same penalty, a quarter of the gradient per value."""
+    found = {}
+    for norm in ('l2', 'rms'):
+        for side in (4, 8):
+            s, t = (x[..., :1, :1].expand(3, 2, side, side).clone() for x in maps())
+            loss, batch = linear(gp_norm=norm), batch_for(s)
+            loss(s, t, batch)
+            found[norm, side] = batch.logs['penalty'].item()
+    # |w| / sqrt(cells) of slope, times sqrt(2 channels x cells).
+    weight = linear().critic.weight.norm().item()
+    assert found['rms', 4] == pytest.approx((weight * 2**0.5 - 1) ** 2, rel=1e-4)
+    assert found['rms', 8] == pytest.approx(found['rms', 4], rel=1e-4)
+    assert found['l2', 4] == pytest.approx((weight / 4 - 1) ** 2, rel=1e-4)
+    assert found['l2', 8] == pytest.approx((weight / 8 - 1) ** 2, rel=1e-4)
+
+
+def test_one_logit_with_an_image_is_a_probability():
+    critic = dict(type='mmkd.SelfAttentionCritic', channels=2, condition_on_image=True)
+    loss = HolisticLoss(at='head', critic=dict(critic, in_channels=4, norm=None))
+    s, t = maps(shape=(2, 1, 4, 4))
+    s.requires_grad_()
+    batch = batch_for(s)
+    loss(s, t, batch).backward()
+    assert s.grad.abs().max() > 0
+    assert batch.logs['gap'] != 0
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_the_penalty_is_computed_in_float32(dtype):
+    critic = SelfAttentionCritic(2, norm=None, channels=2).eval()
+    real, fake = torch.randn(2, 2, 2, 8, 8).to(dtype)
+    mix = torch.tensor([0.25, 0.5])
+    half = gradient_penalty(critic, real, fake, mix)
+    assert half.dtype == torch.float32
+    exact = gradient_penalty(critic, real.float(), fake.float(), mix)
+    torch.testing.assert_close(half, exact, rtol=0, atol=0)
+    with torch.autocast('cpu', torch.bfloat16):
+        torch.testing.assert_close(gradient_penalty(critic, real, fake, mix), exact)
+
+
+def test_a_process_without_images_takes_part():
+    """Or the others would wait for it in vain."""
+    loss = linear()
+    weight = loss.critic.weight.detach().clone()
+    s, t = maps(shape=(0, 2, 4, 4))
+    s.requires_grad_()
+    value = loss(s, t, batch_for(s))
+    value.backward()
+    assert value.item() == 0
+    assert loss.adversary.steps == 1
+    assert torch.equal(loss.critic.weight, weight)
+
+
+def test_no_second_derivative_is_invented():
+    s, t = maps()
+    s.requires_grad_()
+    value = linear()(s, t).square()
+    (gradient,) = torch.autograd.grad(value, s, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        gradient.sum().backward()
 
 
 def test_the_rate_falls_over_the_run():
@@ -376,6 +443,31 @@ def test_conditioned_on_the_image():
         loss(s, t)
 
 
+class Conditioned(LinearCritic):
+    """By its class, not by an argument."""
+
+    condition_on_image = True
+
+
+def test_a_critic_may_be_conditioned_by_its_class():
+    MODELS.register_module(module=Conditioned, force=True)
+    loss = HolisticLoss(at='head', critic=dict(type='Conditioned'))
+    loss.prepare(torch.zeros(2, 7, 4, 4), torch.zeros(2, 7, 4, 4))
+    assert len(loss.critic.weight) == 10
+
+
+def test_widths_are_checked_when_the_model_is_built():
+    four = torch.zeros(2, 4, 8, 8)
+    loss = HolisticLoss(critic=dict(type='LinearCritic', in_channels=9))
+    with pytest.raises(ValueError, match='in_channels of the critic must be 4.* is 9'):
+        loss.prepare(four, four)
+    levels = (four, torch.zeros(2, 8, 4, 4))
+    with pytest.raises(ValueError, match=r'cannot judge maps of \[4, 8\] channels'):
+        HolisticLoss().prepare(levels, levels)
+    with pytest.raises(RuntimeError, match='critic is made when the model is built'):
+        HolisticLoss()(four, four)
+
+
 @pytest.mark.parametrize('condition', [False, True])
 def test_the_critic_is_made_for_the_classes(condition):
     critic = dict(
@@ -388,13 +480,19 @@ def test_the_critic_is_made_for_the_classes(condition):
 
 
 def test_follows_a_cast_but_not_into_half_precision():
-    loss = linear()
+    """The critic, and what its optimizer has gathered."""
+    loss = linear(critic_optimizer=None)  # Adam
     loss(*maps())
-    for cast, dtype in [('double', torch.float64), ('half', torch.float32)]:
+    weight = loss.critic.weight.detach().clone()
+    for cast, dtype in [('half', torch.float32), ('double', torch.float64)]:
         getattr(loss, cast)()
         assert loss.critic.weight.dtype == dtype
-        s, t = maps()
-        assert loss(s, t).isfinite()
+        assert torch.equal(loss.critic.weight, weight.to(dtype))  # nothing rounded
+    s, t = maps()
+    assert loss(s, t).isfinite()
+    (moments,) = loss.adversary.optimizer.state.values()
+    assert moments['exp_avg'].dtype == torch.float64
+    assert moments['step'] == 2
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -419,6 +517,10 @@ def test_the_gradient_does_not_vanish_in_half_precision(dtype):
         ),
         (dict(critic_lr=0), 'critic_lr > 0 but they are 10.0 and 0'),
         (dict(critic_steps=0), 'critic_steps must be an integer >= 1 but is 0'),
+        (dict(critic_steps=True), 'critic_steps must be an integer >= 1 but is True'),
+        (dict(gp_weight=math.nan), 'gp_weight must be >= 0'),
+        (dict(critic_lr=math.inf), 'critic_lr > 0 but they are 10.0 and inf'),
+        (dict(gp_norm='l1'), "gp_norm must be one of .* but is 'l1'"),
         (dict(critic_steps=1.5), 'critic_steps must be an integer >= 1 but is 1.5'),
     ],
 )

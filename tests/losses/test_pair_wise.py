@@ -166,6 +166,12 @@ def test_features_of_zero_are_at_right_angles_to_all():
     loss.backward()
     assert loss.item() == pytest.approx(1)
     assert s.grad.isfinite().all()
+    # One such node among others gets no gradient that outshines them.
+    s, t = torch.randn(2, 1, 3, 4, 4)
+    s[..., 1, 1] = 0
+    s.requires_grad_()
+    pair_wise_loss(s, t, kernel=1).backward()
+    assert s.grad[..., 1, 1].abs().max() < 10 * s.grad.abs().median()
 
 
 def test_padding_is_left_out():
@@ -200,7 +206,9 @@ def test_a_kernel_beyond_the_map_is_one_node():
     assert pair_wise_loss(s, t, kernel=9).item() == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize('kernel', [0, -1, 1.5, 'all', (2,), (2, 0), None, True])
+@pytest.mark.parametrize(
+    'kernel', [0, -1, 1.5, math.inf, math.nan, 'all', (2,), (2, 0), None, True]
+)
 def test_rejects_kernels(kernel):
     message = 'kernel must be an integer >= 1, two of them, or a share below 1'
     with pytest.raises(ValueError, match=message):

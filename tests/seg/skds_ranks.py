@@ -66,7 +66,8 @@ def train(wrapped, raw: list[dict]) -> dict:
         optimizer.step()
         logged.append({name: value.item() for name, value in losses.items()})
     adversary = inner.distiller.losses['loss_holistic'].adversary
-    return dict(logged=logged, student=inner.state_dict(), critic=adversary.state())
+    critic = copy.deepcopy(adversary.state())
+    return dict(logged=logged, student=inner.state_dict(), critic=critic)
 
 
 def main() -> None:
@@ -82,7 +83,13 @@ def main() -> None:
                 p.add_(torch.randn_like(p))
     torch.manual_seed(5 + rank)
     wrapped = MMDistributedDataParallel(ours, device_ids=None, broadcast_buffers=False)
-    torch.save(train(wrapped, batches(rank)), folder / f'rank{rank}.pth')
+    found = train(wrapped, batches(rank))
+    # Not a number on one rank: both leave the step out.
+    term = ours.distiller.losses['loss_holistic']
+    maps = torch.randn(2, 2, 4, 8, 8) * (float('nan') if rank else 1)
+    term(*maps)
+    found['after'] = copy.deepcopy(term.adversary.state())
+    torch.save(found, folder / f'rank{rank}.pth')
     torch.distributed.destroy_process_group()
 
 

@@ -52,6 +52,26 @@ def test_the_labels_are_those_the_stock_models_predict(model):
     assert (row.truth == 255).sum() == 5 * 64
 
 
+def test_padding_of_a_test_picture_is_cut_off(model):
+    item = sample()
+    item['inputs'] = item['inputs'][:, :48, :40]
+    data = item['data_samples'].clone()
+    labels = data.gt_sem_seg.data[:, :48, :40]
+    del data.gt_sem_seg.data
+    data.gt_sem_seg.data = labels
+    data.set_metainfo(dict(img_shape=(48, 40), ori_shape=(48, 40)))
+    item['data_samples'] = data
+    stock = model.data_preprocessor.test_cfg
+    model.data_preprocessor.test_cfg = dict(size=(64, 64))
+    try:
+        row = look(item, dict(student=model))
+    finally:
+        model.data_preprocessor.test_cfg = stock
+    for seen in row.seen.values():
+        assert seen.labels.shape == row.truth.shape == row.image.shape[:2] == (48, 40)
+        assert seen.features.shape[1:] == (6, 5)
+
+
 def test_models_are_left_as_they_were(model):
     model.train()
     model.backbone.eval()
@@ -175,6 +195,8 @@ def test_rejects_numbers():
             SegmentationPictureHook(indices=indices)
 
 
-def test_an_index_beyond_the_data_is_an_error(digits_run):
+def test_what_cannot_be_drawn_is_an_error_before_training(digits_run):
     with pytest.raises(ValueError, match='indices must be below 3'):
         digits_run('beyond', dict(indices=[3]))
+    with pytest.raises(FileNotFoundError, match="'none.pth' of 'alone' does not exist"):
+        digits_run('missing', dict(indices=[0], compare=dict(alone='none.pth')))

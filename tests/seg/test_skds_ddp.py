@@ -63,6 +63,16 @@ def test_the_ranks_agree_to_the_last_bit(ranks):
     assert all(torch.equal(one[k], other[k]) for k in one)
 
 
+def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_both(ranks):
+    for rank in ranks:
+        assert rank['after']['skipped'] == 1
+        assert rank['after']['steps'] == skds_ranks.STEPS + 1
+        for name, weight in rank['critic']['critic'].items():
+            after = rank['after']['critic'][name]
+            # The power iteration goes on; no weight moves.
+            assert torch.equal(after, weight) or name.endswith(('_u', '_v'))
+
+
 @pytest.mark.parametrize('term', skds_ranks.TERMS)
 def test_values_average_to_that_of_one_process(term, ranks, whole):
     for step in range(skds_ranks.STEPS):

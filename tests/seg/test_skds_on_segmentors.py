@@ -16,9 +16,9 @@ from tiny_models import (
     zoo,
 )
 
+from mmkd.batch import Batch
 from mmkd.config import distill_config, method_losses
 from mmkd.losses import pixel_wise_loss
-from mmkd.seg import DistillSegmentor
 from mmkd.seg.views import DecodeHeadView
 from mmkd.taps import record
 
@@ -368,19 +368,124 @@ def _last_heads(model):
     return losses, taps['decode_head.1'], t['decode_head.1']
 
 
-@pytest.mark.parametrize(
-    ('module', 'kind', 'remedy'),
-    [
-        ('MaskFormerHead', 'masks of queries', 'backbone'),
-        ('PointHead', 'scores of single points', 'decode_head.0'),
-    ],
-)
-def test_heads_without_a_score_map_are_an_error_when_built(module, kind, remedy):
-    model = build(tiny_pspnet(16).model, 'mmseg')
-    # The class alone decides.
-    model.decode_head.__class__ = type(module, (type(model.decode_head),), {})
-    with pytest.raises(ValueError, match=f'{module} predicts {kind}.*tap.*{remedy}'):
-        DistillSegmentor(student=model, teacher=model, losses=ALL)
+MASK2FORMER = 'mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py'
+POINT_REND = 'mmseg::point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py'
+
+
+def test_queries_are_an_error_when_built():
+    cfg = copy.deepcopy(zoo(MASK2FORMER))
+    cfg.model.backbone.init_cfg = None
+    message = 'Mask2FormerHead predicts masks of queries.*tap the backbone'
+    with pytest.raises(ValueError, match=message):
+        distilled(student=cfg)
+    with pytest.raises(ValueError, match=message):
+        distilled(teacher=cfg)
+
+
+def point_rend():
+    """Stock PointRend, narrow: an FPN head, and one that refines points."""
+    cfg = copy.deepcopy(zoo(POINT_REND))
+    plain = dict(type='BN', requires_grad=True)
+    cfg.model.update(pretrained=None)
+    cfg.model.backbone.update(
+        depth=18, base_channels=8, stem_channels=8, norm_cfg=plain
+    )
+    cfg.model.neck.update(in_channels=[8, 16, 32, 64], out_channels=8)
+    cfg.model.data_preprocessor.size = (64, 64)
+    first, last = cfg.model.decode_head
+    first.update(in_channels=[8] * 4, channels=8, num_classes=4, norm_cfg=plain)
+    last.update(in_channels=[8], channels=8, num_classes=4)
+    cfg.model.train_cfg.num_points = 32
+    return cfg
+
+
+def test_points_are_an_error_when_built_and_its_remedy_works():
+    cfg = point_rend()
+    with pytest.raises(ValueError, match=r"PointHead.*at='decode_head.0'"):
+        distilled(student=cfg, teacher=cfg)
+    terms = {name: dict(term, at='decode_head.0') for name, term in ALL.items()}
+    model = distilled(terms, student=cfg, teacher=cfg)
+    model.train()
+    data = model.data_preprocessor(segmentation_batch(), True)
+    taps = {'decode_head.0': DecodeHeadView}
+    with record(model, taps) as ours:
+        losses = model(**data, mode='loss')
+    batch = Batch(data['inputs'], data['data_samples'])
+    theirs = model.distiller.teacher.run(batch, taps, {'decode_head.0': 1})
+    # It runs twice in training: for its own loss, and for the next head.
+    view = ours['decode_head.0']
+    assert (len(view.calls['forward']), view.count) == (2, 1)
+    s = view.logits[0]
+    t = theirs['decode_head.0'].logits[0]
+    expected = 2 * pixel_wise_loss(s, t, view.valid_at(s))
+    torch.testing.assert_close(losses['loss_pixel'], expected)
+    assert all(losses[name].isfinite() for name in ALL)
+
+
+def head_of(kind: str):
+    """A stock head that returns several maps in training, and its inputs."""
+    from mmseg.models import decode_heads
+
+    norm = dict(type='BN', requires_grad=True)
+    common = dict(channels=8, num_classes=4, dropout_ratio=0, norm_cfg=norm)
+    maps = [torch.randn(2, 8, 8, 8) for _ in range(3)]
+    losses = [dict(type='CrossEntropyLoss')] * 2
+    if kind == 'DAHead':
+        head = decode_heads.DAHead(pam_channels=4, in_channels=8, in_index=0, **common)
+    elif kind == 'EncHead':
+        head = decode_heads.EncHead(
+            in_channels=[8] * 3, in_index=(0, 1, 2), num_codes=4, **common
+        )
+    elif kind == 'DDRHead':
+        head = decode_heads.DDRHead(in_channels=8, loss_decode=losses, **common)
+        maps = [torch.randn(2, 4, 8, 8), maps[0]]
+    elif kind == 'PIDHead':
+        head = decode_heads.PIDHead(
+            in_channels=8,
+            loss_decode=[*losses, dict(type='BoundaryLoss'), *losses[:1]],
+            **common,
+        )
+        maps = [torch.randn(2, 4, 8, 8), maps[0], torch.randn(2, 4, 8, 8)]
+    return head, maps
+
+
+@pytest.mark.parametrize('kind', ['DAHead', 'EncHead', 'DDRHead', 'PIDHead'])
+def test_of_several_maps_the_one_that_is_predicted(kind):
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        head, maps = head_of(kind)
+    for p in head.parameters():  # convolutions start at zero in some
+        torch.nn.init.normal_(p, 0, 0.3)
+    model = torch.nn.ModuleDict(dict(decode_head=head)).eval()
+    metas = [dict(img_shape=(8, 8))] * 2
+    one_way = maps[1] if kind in ('DDRHead', 'PIDHead') else maps
+    with torch.no_grad():
+        predicted = head.predict(one_way, metas, {})
+        head.training = True  # alone: its norms keep their statistics
+        with record(model, dict(decode_head=DecodeHeadView)) as taps:
+            outputs = head.forward(maps)
+    assert len(outputs) > 1
+    (found,) = taps['decode_head'].logits
+    torch.testing.assert_close(found, predicted)
+
+
+def test_a_head_of_several_maps_that_nobody_knows_is_an_error():
+    class Twofold(torch.nn.Module):
+        def forward(self, x):
+            return x, x
+
+    model = torch.nn.ModuleDict(dict(decode_head=Twofold()))
+    with record(model, dict(decode_head=DecodeHeadView)) as taps:
+        model.decode_head.forward(torch.zeros(1, 2, 2, 2))
+    with pytest.raises(ValueError, match='Twofold returns several maps.*tap a sub-mod'):
+        _ = taps['decode_head'].logits
+
+
+def test_an_auxiliary_head_is_an_error_when_built():
+    """It runs in training alone, where the teacher never is."""
+    for name, term in ALL.items():
+        message = f"{name}: 'auxiliary_head' does not run when the teacher predicts"
+        with pytest.raises(ValueError, match=message):
+            distilled({name: dict(term, at='auxiliary_head')})
 
 
 @pytest.mark.parametrize('term', ['loss_pixel', 'loss_holistic'])
@@ -394,13 +499,14 @@ def test_other_classes_are_an_error_when_built(term):
     distilled(dict(loss_pair=PAIR), teacher)  # features have no classes
 
 
-def test_class_names_of_the_data_must_be_the_teachers():
-    model = distilled()
-    model.distiller.losses['loss_pixel'].class_names = ('a', 'b', 'c', 'd')
+@pytest.mark.parametrize('term', ['loss_pixel', 'loss_holistic'])
+def test_class_names_of_the_data_must_be_the_teachers(term):
+    network = build(tiny_pspnet(24).model, 'mmseg', seed=7)
+    network.dataset_meta = dict(classes=('a', 'b', 'c', 'd'))
+    cfg = distill_config(tiny_pspnet(16), network, {term: ALL[term]})
+    model = build(cfg.model, 'mmseg')
     model.distiller.check_classes(('a', 'b', 'c', 'd'))
-    with pytest.raises(
-        ValueError, match='loss_pixel: .*same classes in the same order'
-    ):
+    with pytest.raises(ValueError, match=f'{term}: .*same classes in the same order'):
         model.distiller.check_classes(('a', 'b', 'd', 'c'))
 
 
@@ -463,6 +569,7 @@ def test_a_segmentor_of_one_output_channel():
         labels[labels != 255] %= 2
     losses = losses_of(model, raw)
     assert losses['loss_pixel'] > 0
+    assert losses['holistic_gap'] != 0
     assert model.distiller.losses['loss_holistic'].critic.convs[0].in_channels == 1
 
 
