@@ -231,7 +231,8 @@ class _RecorderHook(Hook):
         # CocoMetric gives nothing where a model finds nothing.
         found = metrics or {}
         self.newest = {
-            name: round(found.get(key, 0.0), 4) for name, key in self.metrics.items()
+            name: round(float(found.get(key, 0)), 4)  # some are numpy's
+            for name, key in self.metrics.items()
         }
         self.curve.append((runner.iter, next(iter(self.newest.values()))))
         self._report(runner, runner.iter)

@@ -60,9 +60,9 @@ SEGMENTATION = DemoTask(
     name='demo_seg',
     command='make demo-seg-seeds',
     configs={
-        TEACHER: 'mmkd::demo/fcn_r18-w32_digits.py',
-        ALONE: 'mmkd::demo/fcn_r18-w8_digits.py',
-        DISTILLED: 'mmkd::demo/skds_fcn_r18-w8_fcn_r18-w32_digits.py',
+        TEACHER: 'mmkd::demo/fpn_r18-w24_digits.py',
+        ALONE: 'mmkd::demo/fpn_r18-w8_digits.py',
+        DISTILLED: 'mmkd::demo/skds_fpn_r18-w8_fpn_r18-w24_digits.py',
     },
     metrics={'mIoU': 'mIoU', 'mAcc': 'mAcc'},
     digits=2,

@@ -9,7 +9,7 @@ CONFIGS = {
     'mmdet': ('init_detector', 'hint/hint_gfl_mbv2-025_gfl_mbv2_bccd.py', 'GFL'),
     'mmseg': (
         'init_model',
-        'demo/cwd_fcn_r18-w8_fcn_r18-w32_digits.py',
+        'demo/cwd_fpn_r18-w8_fpn_r18-w24_digits.py',
         'EncoderDecoder',
     ),
 }

@@ -149,13 +149,13 @@ def digits_run(tmp_path, monkeypatch):
         'val_dataloader.persistent_workers': False,
         'default_hooks.checkpoint.interval': 2,
     }
-    config = 'mmkd::demo/skds_fcn_r18-w8_fcn_r18-w32_digits.py'
+    config = 'mmkd::demo/skds_fpn_r18-w8_fpn_r18-w24_digits.py'
 
     def run(name: str, hook: dict | None) -> Config:
         work_dir = tmp_path / name
         cfg = train_config(config, options=options, work_dir=str(work_dir))
         cfg.model.teacher = dict(
-            config='mmkd::demo/fcn_r18-w32_digits.py',
+            config='mmkd::demo/fpn_r18-w24_digits.py',
             checkpoint=None,
             allow_random=True,
         )

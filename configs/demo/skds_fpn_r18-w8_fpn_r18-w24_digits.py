@@ -1,12 +1,12 @@
-_base_ = 'fcn_r18-w8_digits.py'
+_base_ = 'fpn_r18-w8_digits.py'
 custom_imports = dict(imports='mmkd')
 model = dict(
     _delete_=True,
     type='mmkd.DistillSegmentor',
     student={{_base_.model}},
     teacher=dict(
-        config='mmkd::demo/fcn_r18-w32_digits.py',
-        checkpoint='work_dirs/fcn_r18-w32_digits/iter_500.pth',
+        config='mmkd::demo/fpn_r18-w24_digits.py',
+        checkpoint='work_dirs/fpn_r18-w24_digits/iter_500.pth',
     ),
     losses=dict(
         loss_pixel=dict(type='mmkd.PixelWiseLoss', loss_weight=10.0),

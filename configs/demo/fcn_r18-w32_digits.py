@@ -1,5 +1,0 @@
-_base_ = '_base_/fcn_digits.py'
-model = dict(
-    backbone=dict(base_channels=32),
-    decode_head=dict(in_channels=128, channels=64),
-)
