@@ -9,7 +9,7 @@ model = dict(
         checkpoint='work_dirs/fpn_r18-w24_digits/iter_500.pth',
     ),
     losses=dict(
-        loss_pixel=dict(type='mmkd.PixelWiseLoss', loss_weight=10.0),
+        loss_pixel=dict(type='mmkd.PixelWiseLoss', loss_weight=1.0, temperature=3.0),
         loss_pair=dict(type='mmkd.PairWiseLoss', loss_weight=10.0),
         # Score maps of 12x12 ask for no wide critic.
         loss_holistic=dict(
