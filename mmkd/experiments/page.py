@@ -18,8 +18,9 @@ schedule and number of iterations. "Gap closed" is the share of the distance fro
 student alone to the teacher. Time is that of training on one CPU core, without
 evaluation, while another run or tests were on the machine's other core: it is rough.
 The runs, one json line each with its command and its last losses, are in
-`docs/results/`; see [the demo's](results/demo.md), too. AP is COCO's, as a share;
-mIoU is in percent.
+`docs/results/`; see [the demo's](results/demo.md) and that of
+[its segmentation](results/demo_seg.md), too. AP is COCO's, as a share; mIoU is in
+percent.
 """
 
 

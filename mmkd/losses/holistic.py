@@ -106,9 +106,9 @@ class HolisticLoss(DistillLoss):
     (Wasserstein), with an optimizer of its own; neither the runner's optimizer nor DDP
     know of it. Its gradients are averaged over ranks; a critic with ``norm='batch'``
     normalises by the images of each process. It is stored with the distiller and
-    resumes exactly. Padding is set to
-    0 in both maps. Where the teacher's map has another size it is resized to the
-    student's; of several decode heads the last one counts.
+    resumes exactly. Padding is set to 0 in both maps. Where the teacher's map has
+    another size it is resized to the student's; of several decode heads the last one
+    counts.
 
     A step whose gradients are not finite is left out and reported; where the term or
     its gradient is not finite the student gets zero from it.
@@ -129,14 +129,14 @@ class HolisticLoss(DistillLoss):
             With an attribute ``condition_on_image`` that is true it gets the image,
             resized, and the probabilities; else the logits.
         gp_weight: Factor of the gradient penalty; must be >= 0.
+        critic_lr: Initial learning rate of the critic; decays as (1 - t)^0.9 over the
+            run.
+        critic_steps: Steps of the critic per iteration.
         gp_norm: In what the penalty measures slopes. ``'l2'``: the norm of the whole
             map, as published. Teacher and student are far apart in it, the farther the
             larger the map, and the critic outweighs the penalty. ``'rms'``: the root
             mean square over the map's values, in which maps of all sizes are equally
             far apart and the student's gradient does not grow with the map.
-        critic_lr: Initial learning rate of the critic; decays as (1 - t)^0.9 over the
-            run.
-        critic_steps: Steps of the critic per iteration.
         critic_optimizer: Config of its optimizer without ``lr``; Adam with betas
             (0, 0.9) if not given.
         teacher_at: The same in the teacher; ``at`` if not given.
@@ -159,16 +159,16 @@ class HolisticLoss(DistillLoss):
         loss_weight: float = 0.1,
         critic: Mapping[str, Any] | None = None,
         gp_weight: float = 10.0,
-        gp_norm: str = 'l2',
         critic_lr: float = 4e-4,
         critic_steps: int = 1,
+        gp_norm: str = 'l2',
         critic_optimizer: Mapping[str, Any] | None = None,
         teacher_at: str | None = None,
     ) -> None:
         super().__init__(at, loss_weight, teacher_at)
         if not (0 <= gp_weight < math.inf and 0 < critic_lr < math.inf):
             raise ValueError(
-                'gp_weight must be >= 0 and critic_lr > 0 but they are '
+                'gp_weight must be >= 0 and critic_lr > 0, both finite, but they are '
                 f'{gp_weight} and {critic_lr}'
             )
         if type(critic_steps) is not int or critic_steps < 1:
@@ -218,7 +218,8 @@ class HolisticLoss(DistillLoss):
 
     def _image_channels(self, student: Any) -> int:
         """Channels that the image adds to what the critic is given."""
-        kind = MODELS.get(self._critic_config['type'])
+        kind = self._critic_config['type']
+        kind = MODELS.get(kind) if isinstance(kind, str) else kind
         default = getattr(kind, 'condition_on_image', False)
         if not self._critic_config.get('condition_on_image', default):
             return 0

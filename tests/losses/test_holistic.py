@@ -513,13 +513,16 @@ def test_the_gradient_does_not_vanish_in_half_precision(dtype):
     [
         (
             dict(gp_weight=-1),
-            'gp_weight must be >= 0 and critic_lr > 0 but they are -1',
+            'gp_weight must be >= 0 and critic_lr > 0, both finite.* are -1',
         ),
-        (dict(critic_lr=0), 'critic_lr > 0 but they are 10.0 and 0'),
+        (dict(critic_lr=0), 'critic_lr > 0, both finite, but they are 10.0 and 0'),
         (dict(critic_steps=0), 'critic_steps must be an integer >= 1 but is 0'),
         (dict(critic_steps=True), 'critic_steps must be an integer >= 1 but is True'),
         (dict(gp_weight=math.nan), 'gp_weight must be >= 0'),
-        (dict(critic_lr=math.inf), 'critic_lr > 0 but they are 10.0 and inf'),
+        (
+            dict(critic_lr=math.inf),
+            'critic_lr > 0, both finite, but they are 10.0 and inf',
+        ),
         (dict(gp_norm='l1'), "gp_norm must be one of .* but is 'l1'"),
         (dict(critic_steps=1.5), 'critic_steps must be an integer >= 1 but is 1.5'),
     ],
