@@ -100,9 +100,15 @@ def test_a_config_given_is_copied():
 
 def test_presets_are_the_files_of_their_folder():
     of_detectors = {'chen2017', 'ld'}
-    assert {'hint', 'cwd', *of_detectors} <= set(method_names())
+    of_segmentors = {'skds', 'skds_pami_code', 'skds_cvpr19_code'}
+    assert {'hint', 'cwd', *of_detectors, *of_segmentors} <= set(method_names())
     for name in method_names():
-        for scope in ('mmdet',) if name in of_detectors else ('mmdet', 'mmseg'):
+        scopes = {'mmdet', 'mmseg'}
+        if name in of_detectors:
+            scopes.remove('mmseg')
+        if name in of_segmentors:
+            scopes.remove('mmdet')
+        for scope in scopes:
             for loss in method_losses(name, scope).values():
                 assert loss['type'].startswith('mmkd.')
 
