@@ -20,6 +20,7 @@ from ..registry import MODELS
 from ..rng import preserved_rng
 from .precision import HALF
 
+POWER = 0.9  # of the decay, the authors'
 SKIPPED = (
     'mmkd: a step of the critic was left out because its gradients were not finite; '
     'the log value skipped counts such steps. If they go on, lower critic_lr or see '
@@ -36,9 +37,8 @@ class Adversary:
     Args:
         critic: Config of the network; it computes in at least float32.
         optimizer: Config of its optimizer without ``lr``.
-        lr: Initial learning rate.
-        power: Of the polynomial decay to 0 over the iterations of the run, which a
-            Runner makes known; without one the rate is constant.
+        lr: Initial learning rate; decays polynomially to 0 over the iterations of the
+            run, which a Runner makes known. Without one it is constant.
 
     Attributes:
         critic: The network.
@@ -54,15 +54,13 @@ class Adversary:
         critic: Mapping[str, Any],
         optimizer: Mapping[str, Any],
         lr: float,
-        power: float,
     ) -> None:
-        self._arguments = (critic, optimizer, lr, power)
+        self._arguments = (critic, optimizer, lr)
         self.critic: Any = MODELS.build(copy.deepcopy(dict(critic)))
         if not isinstance(self.critic, nn.Module):
             name = type(self.critic).__name__
             raise TypeError(f'critic must be a module but is a {name}')
         self.lr = lr
-        self.power = power
         self.optimizer = OPTIMIZERS.build(
             dict(copy.deepcopy(dict(optimizer)), params=self.critic.parameters(), lr=lr)
         )
@@ -120,7 +118,7 @@ class Adversary:
                 print_log(SKIPPED, logger='current', level=logging.WARNING)
             return
         for group in self.optimizer.param_groups:
-            group['lr'] = self.lr * (1 - _progress()) ** self.power
+            group['lr'] = self.lr * (1 - _progress()) ** POWER
         for p, g in zip(parameters, found):
             p.grad = g
         self.optimizer.step()

@@ -228,9 +228,7 @@ class HolisticLoss(DistillLoss):
         return 3 if mean is None else mean.numel()
 
     def _build(self, critic: Mapping[str, Any]) -> None:
-        self.adversary = Adversary(
-            critic, self._optimizer_config, self.critic_lr, power=0.9
-        )
+        self.adversary = Adversary(critic, self._optimizer_config, self.critic_lr)
 
     @property
     def critic(self) -> Any:

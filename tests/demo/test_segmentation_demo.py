@@ -1,6 +1,7 @@
 """The segmentation demo from end to end, on a few pictures."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ pytest.importorskip('skimage')
 from matplotlib import pyplot
 from rich.console import Console
 
+from mmkd.demo import runs
 from mmkd.demo.experiment import Demo
 from mmkd.demo.progress import StageDisplay
 from mmkd.demo.report import report_text, rich_table
@@ -57,12 +59,26 @@ def test_three_runs_of_the_same_length(finished):
     assert output.count('done before') == 3
 
 
-def test_evaluation_is_no_part_of_the_training_time(finished):
-    demo, results, *_ = finished
-    for run, result in zip(demo.runs([0]), results):
-        # The log has the time of every iteration.
-        assert 0 < result.seconds < 60
-        assert run.checkpoint.name == 'iter_6.pth'
+@pytest.mark.parametrize('inside', [True, False])
+def test_evaluation_is_no_part_of_the_training_time(inside, monkeypatch):
+    """An iteration-based loop evaluates inside of its only epoch, others after it."""
+    now = [0.0]
+    monkeypatch.setattr(runs.time, 'perf_counter', lambda: now[0])
+    runner = SimpleNamespace(iter=3, max_iters=6)
+    hook = runs._RecorderHook(lambda *_: None, SEGMENTATION.metrics)
+    hook.before_train_epoch(runner)
+    now[0] = 5.0
+    if not inside:
+        hook.after_train_epoch(runner)
+    hook.before_val_epoch(runner)
+    now[0] = 100.0
+    hook.after_val_epoch(runner, dict(mIoU=12.5))
+    now[0] = 103.0
+    if inside:
+        hook.after_train_epoch(runner)
+    assert hook.seconds == (8.0 if inside else 5.0)
+    assert hook.curve == [(3, 12.5)]
+    assert hook.newest == dict(mIoU=12.5, mAcc=0.0)
 
 
 def test_the_picture_shows_three_models(finished):
