@@ -6,16 +6,30 @@ from typing import Any
 
 from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
+from torch import nn
 
 from ..distiller import Distiller
 
 
-def distiller_of(runner: Any) -> Distiller | None:
-    """The distiller of a runner's model; ``None`` for a stock model."""
+def model_of(runner: Any) -> nn.Module:
+    """A runner's model without what wraps it."""
     model = runner.model
     while is_model_wrapper(model):
         model = model.module
-    return getattr(model, 'distiller', None)
+    return model
+
+
+def distiller_of(runner: Any) -> Distiller | None:
+    """The distiller of a runner's model; ``None`` for a stock model.
+
+    The distilled model may be a part of another, such as the student of
+    MMDetection's ``SoftTeacher``, whose averaged twin comes after it.
+    """
+    model = model_of(runner)
+    own = getattr(model, 'distiller', None)
+    if own is not None:
+        return own
+    return next((m for m in model.modules() if isinstance(m, Distiller)), None)
 
 
 def is_iteration_based(runner: Any) -> bool:

@@ -13,7 +13,14 @@ from ..registry import HOOKS
 from ..resume_check import ADD_THE_HOOK
 from ..rng import get_rng_state, set_rng_state
 from ..taps import move
-from ._runner import distiller_of, is_iteration_based
+from ._changed_losses import (
+    fit_optimizers,
+    fit_state,
+    forget_logs,
+    parameter_names,
+    sentence,
+)
+from ._runner import distiller_of, is_iteration_based, model_of
 from ._worker_rng import WorkerRng
 
 _KEY = 'distiller'
@@ -29,9 +36,13 @@ class DistillerStateHook(Hook):
     seed was given. Validation is kept from moving the random state: a checkpoint
     is written before it.
 
+    A run may be resumed with other losses: terms that are new start untrained, what
+    the others had learnt goes on. Where a checkpoint was written in the middle of
+    an epoch, MMEngine repeats that epoch. Both are said in the log.
+
     Raises:
         RuntimeError: When a distilled run resumes from a checkpoint without that
-            entry, or from one of other losses or adapters.
+            entry, or a term from one of another adapter or critic.
 
     Example:
         >>> from mmkd.registry import HOOKS
@@ -47,6 +58,7 @@ class DistillerStateHook(Hook):
         self._before_validation: dict | None = None
         self._resumed: dict | None = None
         self._workers: WorkerRng | None = None
+        self._done_in_epoch = 0  # iterations
 
     def before_train(self, runner: Any) -> None:
         """Check the classes; follow the random states of workers that stay."""
@@ -78,11 +90,13 @@ class DistillerStateHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Gather the random states of all ranks where a checkpoint is due."""
+        self._done_in_epoch = batch_idx + 1
         if _saves_after_iter(self, runner):
             self._gather(runner)
 
     def after_train_epoch(self, runner: Any) -> None:
         """Gather the random states of all ranks."""
+        self._done_in_epoch = 0
         self._gather(runner)
 
     def before_val(self, runner: Any) -> None:
@@ -107,7 +121,11 @@ class DistillerStateHook(Hook):
             iteration, states = self._gathered
             states = states if iteration == runner.iter else []
         checkpoint[_KEY] = dict(
-            state_dict=move(dict(state), torch.device('cpu')), rng=states
+            state_dict=move(dict(state), torch.device('cpu')),
+            rng=states,
+            losses=[] if distiller is None else list(distiller.losses),
+            parameters=parameter_names(runner, model_of(runner)),
+            done_in_epoch=self._done_in_epoch,
         )
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
@@ -122,15 +140,9 @@ class DistillerStateHook(Hook):
                     'the checkpoint to resume from holds no state of the distiller; '
                     + ADD_THE_HOOK
                 )
-            try:
-                distiller.load_state_dict(entry['state_dict'])
-            except RuntimeError as error:
-                raise RuntimeError(
-                    'the checkpoint to resume from was written with other losses or '
-                    f'adapters: {error}'
-                ) from error
-            distiller.resume_check.is_restored = True
+            _restore(distiller, entry, checkpoint, runner)
         _reseed_data(runner, checkpoint)
+        _tell_of_a_repeated_epoch(runner, checkpoint)
         states = [] if entry is None else entry['rng']
         if len(states) == get_world_size():
             self._resumed = states[get_rank()]
@@ -150,6 +162,35 @@ class DistillerStateHook(Hook):
         if self._workers is not None:
             state['workers'] = self._workers.states()
         return state
+
+
+def _restore(distiller: Any, entry: dict, checkpoint: dict, runner: Any) -> None:
+    """Load what the terms had learnt, those of now alone."""
+    state, new, gone = fit_state(entry['state_dict'], entry.get('losses'), distiller)
+    try:
+        distiller.load_state_dict(state)
+    except RuntimeError as error:
+        raise RuntimeError(
+            'the checkpoint to resume from was written with other adapters or critics '
+            f'(a term under a new log name starts anew): {" ".join(str(error).split())}'
+        ) from error
+    distiller.resume_check.is_restored = True
+    if new or gone:
+        fit_optimizers(checkpoint, entry.get('parameters'), runner, model_of(runner))
+        forget_logs(checkpoint, gone)
+        runner.logger.warning(sentence(new, gone))
+
+
+def _tell_of_a_repeated_epoch(runner: Any, checkpoint: dict) -> None:
+    done = (checkpoint.get(_KEY) or {}).get('done_in_epoch', 0)
+    if done and not is_iteration_based(runner):
+        epoch = checkpoint['meta']['epoch'] + 1
+        runner.logger.warning(
+            f'the checkpoint was written after {done} iterations of epoch {epoch}, '
+            'which MMEngine repeats from its beginning: they are trained on again; '
+            'a run resumes exactly from the end of an epoch, or from any iteration '
+            'with IterBasedTrainLoop'
+        )
 
 
 class _RestoreAfter:

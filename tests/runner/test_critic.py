@@ -124,7 +124,7 @@ def test_another_critic_is_refused(tmp_path):
     train(distilled(TERMS), tmp_path / 'a')
     wider = dict(HOLISTIC, critic=dict(HOLISTIC['critic'], channels=4))
     changes = dict(resume=True, load_from=str(tmp_path / 'a' / 'epoch_1.pth'))
-    with pytest.raises(RuntimeError, match='written with other losses or adapters'):
+    with pytest.raises(RuntimeError, match='written with other adapters or critics'):
         train(distilled(dict(TERMS, loss_holistic=wider)), tmp_path / 'b', **changes)
 
 
