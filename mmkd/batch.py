@@ -94,8 +94,8 @@ class Batch:
         """Upper edge of every row and left edge of every column in pixels."""
         height, width = self.inputs.shape[2:]
         rows, columns = like.shape[2:]
-        top = torch.arange(rows, device=like.device) * _stride(height, rows)
-        left = torch.arange(columns, device=like.device) * _stride(width, columns)
+        top = torch.arange(rows, device=like.device) * stride(height, rows)
+        left = torch.arange(columns, device=like.device) * stride(width, columns)
         return top.float(), left.float()
 
     def _padded_shapes(self) -> list[tuple[int, int]] | None:
@@ -117,11 +117,15 @@ class Batch:
         return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
 
 
-def _stride(pixels: int, cells: int) -> float:
+def stride(pixels: int, cells: int) -> float:
     """Pixels per cell: a power of two where one explains the number of cells.
+
+    Example:
+        >>> stride(128, 16), stride(800, 7), stride(96, 5)
+        (8, 128, 19.2)
 
     The last row of a pyramid level often hangs over the edge of the input: 800
     pixels at stride 128 are 7 rows, which are not 800 / 7 pixels high.
     """
-    stride = 2 ** max(round(math.log2(pixels / cells)), 0)
-    return stride if math.ceil(pixels / stride) == cells else pixels / cells
+    step = 2 ** max(round(math.log2(pixels / cells)), 0)
+    return step if math.ceil(pixels / step) == cells else pixels / cells

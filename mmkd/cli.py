@@ -16,6 +16,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .config import model_scope
+from .problems import problems_of
 
 #: Errors whose message is meant for the user; of others the type is told, too.
 _FOR_USERS = (ValueError, TypeError, OSError, RuntimeError, KeyError, ImportError)
@@ -40,7 +41,7 @@ class SetUp(Hook):
 
 @contextmanager
 def one_sentence_errors() -> Iterator[SetUp]:
-    """Turn what a user can get wrong into one sentence and exit code 2.
+    """Turn what a user can get wrong into one sentence each and exit code 2.
 
     It covers the block, or, where the block registers what this yields to a
     runner, the block up to the first batch: an error in training is a bug and
@@ -55,20 +56,35 @@ def one_sentence_errors() -> Iterator[SetUp]:
     except Exception as error:
         if set_up.is_over or os.environ.get('MMKD_TRACEBACK'):
             raise
-        print(_sentence(error), file=sys.stderr)
+        problems = [problem.error for problem in problems_of(error)]
+        for one in problems or [error]:
+            print(_labelled(one), file=sys.stderr)
         sys.exit(2)
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: BaseException) -> str:
+    """The message of an error in one line.
+
+    Example:
+        >>> sentence(FileNotFoundError(2, 'No such file', 'a.json'))
+        'No such file: a.json'
+    """
     text: Any = error
     if isinstance(error, KeyError) and error.args:  # str() would quote it
         text = error.args[0]
     elif isinstance(error, OSError) and error.filename and error.strerror:
         text = f'{error.strerror}: {error.filename}'
-    text = ' '.join(str(text).split())
+    text = str(text).strip()
+    if text.startswith('Caught ') and 'DataLoader worker' in text:
+        text = text.splitlines()[-1]  # the rest is the worker's traceback
+    return ' '.join(text.split())
+
+
+def _labelled(error: Exception) -> str:
     if isinstance(error, _FOR_USERS):
-        return f'error: {text}'
-    return f'error ({type(error).__name__}; MMKD_TRACEBACK=1 tells where): {text}'
+        return f'error: {sentence(error)}'
+    kind = type(error).__name__
+    return f'error ({kind}; MMKD_TRACEBACK=1 tells where): {sentence(error)}'
 
 
 class _Options(DictAction):

@@ -15,6 +15,7 @@ from torch import nn
 
 from .distiller import Distiller
 from .losses.base import DistillLoss
+from .problems import Problems
 from .registry import MODELS
 from .rng import preserved_rng
 from .taps import Tap
@@ -102,14 +103,26 @@ class Distill(_Base):
                     f'{type(losses).__name__}'
                 )
             scope = student.get('_scope_') if isinstance(student, Mapping) else None
-            network = build_teacher(teacher, scope)
-            network.match_inputs(getattr(self, 'data_preprocessor', None))
-            distiller = Distiller(network, _build_losses(losses))
-            distiller.prepare(self, self.tap_of)
-        self.distiller = distiller
+            self.distiller = self._distiller(teacher, scope, losses)
         self._register_state_dict_hook(_drop_distiller)
         name = distilled_from(type(self)).__name__
-        print_log(f'mmkd: student {name}; {distiller.summary()}', logger='current')
+        print_log(f'mmkd: student {name}; {self.distiller.summary()}', logger='current')
+
+    def _distiller(
+        self, teacher: Any, scope: str | None, losses: Mapping[str, Any]
+    ) -> Distiller:
+        problems = Problems()
+        built = _build_losses(losses, problems)
+        distiller: Any = None
+        with problems.caught('teacher'):
+            network = build_teacher(teacher, scope)
+            network.match_inputs(getattr(self, 'data_preprocessor', None))
+            distiller = Distiller(network, built)
+        if distiller is not None:
+            with problems.caught():
+                distiller.prepare(self, self.tap_of, problems)
+        problems.raise_all()
+        return distiller
 
     def tap_of(self, module: nn.Module) -> type[Tap]:
         """How a module is tapped: its output; the leaves know more of heads."""
@@ -205,20 +218,27 @@ def _build_student(student: Any, data_preprocessor: Any) -> nn.Module:
     return model
 
 
-def _build_losses(losses: Mapping[str, Any]) -> dict[str, DistillLoss]:
+def _build_losses(
+    losses: Mapping[str, Any], problems: Problems
+) -> dict[str, DistillLoss]:
     built = {}
     for name, cfg in losses.items():
         if cfg is None:  # switched off by a config that inherits
             continue
-        if isinstance(cfg, Mapping) and 'type' not in cfg:
-            raise ValueError(f'{name} must have a type but is {dict(cfg)}')
-        loss = MODELS.build(copy.deepcopy(cfg)) if isinstance(cfg, Mapping) else cfg
-        if not isinstance(loss, DistillLoss):
-            raise TypeError(
-                f'{name} must be a distillation loss but is a {type(loss).__name__}'
-            )
-        built[name] = loss
+        with problems.caught(name):
+            built[name] = _build_loss(name, cfg)
     return built
+
+
+def _build_loss(name: str, cfg: Any) -> DistillLoss:
+    if isinstance(cfg, Mapping) and 'type' not in cfg:
+        raise ValueError(f'{name} must have a type but is {dict(cfg)}')
+    loss = MODELS.build(copy.deepcopy(cfg)) if isinstance(cfg, Mapping) else cfg
+    if not isinstance(loss, DistillLoss):
+        raise TypeError(
+            f'{name} must be a distillation loss but is a {type(loss).__name__}'
+        )
+    return loss
 
 
 def _drop_distiller(

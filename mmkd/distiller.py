@@ -12,8 +12,10 @@ from mmengine.dist import is_distributed
 from torch import nn
 
 from .batch import Batch
-from .dry_run import dry_run
+from .dry_run import DryRun, dry_run
+from .fit import Tapped, tapped
 from .losses.base import DistillLoss
+from .problems import Problems
 from .resume_check import ResumeCheck
 from .taps import Tap, record, resolve
 from .teacher import Teacher
@@ -31,6 +33,7 @@ class Distiller(nn.Module):
         losses: Log name -> loss, a ``ModuleDict``.
         factors: Log name -> factor of the schedule, 1 without one; 0 switches a
             term off.
+        fit: Log name -> what the dry run saw of its taps in student and teacher.
 
     Raises:
         ValueError: If a log name would not be added to the total loss.
@@ -48,57 +51,62 @@ class Distiller(nn.Module):
         # Any: torch types the items of a ModuleDict as plain modules.
         self.losses: Any = nn.ModuleDict(losses)
         self.factors = dict.fromkeys(losses, 1.0)
+        self.fit: dict[str, tuple[Tapped, ...]] = {}
         self.resume_check = ResumeCheck()
         self._moves_teacher = True
         self._is_stepping = False
         self._taps: dict[str, dict[str, type[Tap]]] = dict(student={}, teacher={})
         self._teacher_calls: dict[str, int] = {}
 
-    def prepare(self, student: nn.Module, tap_of: Any) -> None:
+    def prepare(
+        self, student: nn.Module, tap_of: Any, problems: Problems | None = None
+    ) -> None:
         """Resolve the taps, run both networks dry and fit the losses to them.
 
         Args:
             student: The model that will run; left as it was.
             tap_of: Function from a module to the :class:`Tap` type it needs.
+            problems: Where to collect what does not fit; raised here if not given.
 
         Raises:
             ValueError: For a wrong path, or sides that do not fit each other.
         """
-        for loss in self.losses.values():
+        found = Problems() if problems is None else problems
+        for name, loss in self.losses.items():
             for side, model, paths in zip(
                 self._taps, (student, self.teacher.model), _paths(loss)
             ):
-                for path in paths:
-                    self._taps[side][path] = tap_of(resolve(model, path))
-        live = {name: loss for name, loss in self.losses.items() if loss.loss_weight}
-        for name in self.losses.keys() - live.keys():
+                with found.caught(name):
+                    for path in paths:
+                        self._taps[side][path] = tap_of(resolve(model, path))
+        wrong = {problem.where for problem in found.found}
+        live = {
+            name: loss
+            for name, loss in self.losses.items()
+            if loss.loss_weight and name not in wrong
+        }
+        for loss in self.losses.values():
             # Off means off: the optimizer and gradient clipping see nothing of it.
-            self.losses[name].requires_grad_(False)
-        if not live:
-            return
+            if not loss.loss_weight:
+                loss.requires_grad_(False)
+        if live:
+            self._prepare_live(student, live, found)
+        if problems is None:
+            found.raise_all()
+
+    def _prepare_live(
+        self, student: nn.Module, live: Mapping[str, Any], problems: Problems
+    ) -> None:
         ours = dry_run(student, self._taps['student'])
         theirs = dry_run(self.teacher.model, self._taps['teacher'])
         device = next(student.parameters(), torch.zeros(())).device
         for tap in theirs.taps.values():
             tap.to(device)
-        yielded = [
-            {path: tap.value for path, tap in seen.taps.items()}
-            for seen in (ours, theirs)
-        ]
         for name, loss in live.items():
-            if loss.teacher_at in theirs.idle:
-                raise ValueError(
-                    f'{name}: {loss.teacher_at!r} does not run when the teacher '
-                    'predicts (auxiliary heads run in training alone); tap another '
-                    'module of it by teacher_at'
-                )
-            try:
-                loss.prepare(yielded[0].get(loss.at), yielded[1].get(loss.teacher_at))
-                loss.prepare_also(*yielded)
-            except (ValueError, TypeError) as error:
-                reasons = [r for r in (ours.failure, theirs.failure) if r]
-                because = f' ({"; ".join(reasons)})' if reasons else ''
-                raise type(error)(f'{name}: {error}{because}') from error
+            sides = zip((ours, theirs), (loss.at, loss.teacher_at))
+            self.fit[name] = tuple(tapped(seen, path) for seen, path in sides)
+            with problems.caught(name):
+                _prepare_loss(name, loss, ours, theirs)
         self._teacher_calls = {path: tap.count for path, tap in theirs.taps.items()}
 
     def check_classes(self, names: Sequence[str] | None) -> None:
@@ -107,15 +115,19 @@ class Distiller(nn.Module):
         Args:
             names: Those of the training data in order, if known.
         """
+        wrong: dict[tuple, list[str]] = {}
         for term, loss in self.losses.items():
-            theirs = loss.class_names
-            if names and theirs and list(names) != list(theirs) and loss.loss_weight:
-                raise ValueError(
-                    f'{term}: student and teacher must have the same classes in the '
-                    f'same order but the data has {list(names)} and the teacher '
-                    f'{list(theirs)}; where only names differ, or for a teacher of '
-                    'other classes, set teacher_classes if the loss has it'
-                )
+            theirs = tuple(loss.class_names or ())
+            if names and theirs and tuple(names) != theirs and loss.loss_weight:
+                wrong.setdefault(theirs, []).append(term)
+        if wrong:
+            theirs, terms = next(iter(wrong.items()))
+            raise ValueError(
+                f'{", ".join(terms)}: student and teacher must have the same classes '
+                f'in the same order but the data has {list(names or ())} and the '
+                f'teacher {list(theirs)}; where only names differ, or for a teacher of '
+                'other classes, set teacher_classes if the loss has it'
+            )
 
     @property
     def active(self) -> list[str]:
@@ -247,6 +259,25 @@ class Distiller(nn.Module):
             for name, loss in self.losses.items()
         ]
         return f'teacher {self.teacher!r}; {"; ".join(terms) or "no losses"}'
+
+
+def _prepare_loss(name: str, loss: Any, ours: DryRun, theirs: DryRun) -> None:
+    if loss.teacher_at in theirs.idle:
+        raise ValueError(
+            f'{name}: {loss.teacher_at!r} does not run when the teacher '
+            'predicts (auxiliary heads run in training alone); tap another '
+            'module of it by teacher_at'
+        )
+    yielded = [
+        {path: tap.value for path, tap in seen.taps.items()} for seen in (ours, theirs)
+    ]
+    try:
+        loss.prepare(yielded[0].get(loss.at), yielded[1].get(loss.teacher_at))
+        loss.prepare_also(*yielded)
+    except (ValueError, TypeError) as error:
+        reasons = [r for r in (ours.failure, theirs.failure) if r]
+        because = f' ({"; ".join(reasons)})' if reasons else ''
+        raise type(error)(f'{name}: {error}{because}') from error
 
 
 def _paths(loss: DistillLoss) -> tuple[tuple[str, ...], tuple[str, ...]]:

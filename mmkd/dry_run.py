@@ -26,11 +26,13 @@ class DryRun:
         taps: Path -> tap, of the modules that ran.
         failure: Why the forward pass broke off before all of them ran.
         idle: Paths that did not run though it came to its end.
+        size: Side of the images in pixels.
     """
 
     taps: dict[str, Tap] = field(default_factory=dict)
     failure: str | None = None
     idle: list[str] = field(default_factory=list)
+    size: int = 0
 
 
 def dry_run(
@@ -67,6 +69,7 @@ def dry_run(
     seen = DryRun()
     for size in SIZES:
         seen = _attempt(model, tap_types, size)
+        seen.size = size
         if seen.failure is None:
             break
     return seen
