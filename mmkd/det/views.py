@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from mmdet.models.dense_heads import GFLHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.dense_heads.base_mask_head import BaseMaskHead
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
@@ -317,10 +318,21 @@ class DenseHeadView(HeadView):
         return torch.cat([level.reshape(shape) for level in values[name]])
 
 
+class MaskHeadTap(Tap):
+    """A mask head that runs on whole images, such as SOLO's: its maps.
+
+    In evaluation SOLO returns probabilities, resized and thinned out.
+    """
+
+    training_outputs = True
+
+
 def tap_of(module: nn.Module) -> type[Tap]:
     """The tap for a sub-module of a detector."""
     if isinstance(module, BaseDenseHead):
         return DenseHeadView
+    if isinstance(module, BaseMaskHead):
+        return MaskHeadTap
     return RoIHeadView if are_box_heads(module) else Tap
 
 
