@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
@@ -129,6 +130,13 @@ class LinearCritic(nn.Module):
 
 
 SGD = dict(type='SGD')
+
+
+@pytest.fixture(autouse=True)
+def _no_run_before():
+    """Scope and length of a run that another test made would be ours."""
+    for kind in (DefaultScope, MessageHub):
+        kind._instance_dict.clear()
 
 
 def linear(**arguments) -> HolisticLoss:

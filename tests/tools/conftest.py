@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import mmengine.config.config as config_module
 import mmengine.runner.runner as runner_module
 import pytest
 import torch
@@ -17,6 +16,7 @@ from tool_runs import (
     run_tool,
     with_preprocessor,
 )
+from toy import leave_unformatted
 
 from mmkd.demo.digits import make_digits
 
@@ -29,7 +29,7 @@ def _quick():
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner_module, 'collect_env', lambda: env)
-        patch.setattr(config_module, 'FormatCode', lambda text, **style: (text, True))
+        leave_unformatted(patch.setattr)
         yield
     torch.set_num_threads(threads)
 
