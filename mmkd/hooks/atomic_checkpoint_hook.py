@@ -23,7 +23,8 @@ class AtomicCheckpointHook(CheckpointHook):
     disk and renamed; then ``last_checkpoint`` likewise; then outdated files are
     deleted. The stock hook deletes first and writes in place: a run that is
     killed in between is left with nothing. On remote storage it does what the
-    stock hook does.
+    stock hook does, and so it does, with a warning, under strategies of
+    ``FlexibleRunner`` whose ranks write a checkpoint together (FSDP, DeepSpeed).
 
     Example:
         >>> hook = AtomicCheckpointHook(interval=1, max_keep_ckpts=2)
@@ -32,16 +33,28 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     file_backend: Any  # set by the stock before_train
+    _written_by_all = False
 
     def before_train(self, runner: Any) -> None:
         """Sweep up what an interrupted run left behind."""
         super().before_train(runner)
+        self._written_by_all = _is_written_by_all(runner)
+        if self._written_by_all:
+            runner.logger.warning(
+                f'with {type(runner.strategy).__name__} all ranks write a checkpoint '
+                'together, so AtomicCheckpointHook does what the stock CheckpointHook '
+                'does: a run that is killed while it saves loses that checkpoint; keep '
+                'more than one of them (max_keep_ckpts)'
+            )
         if is_main_process() and isinstance(self.file_backend, LocalBackend):
             for folder in {Path(self.out_dir), Path(runner.work_dir)}:
                 for left_over in folder.glob(f'.*{PART_SUFFIX}'):
                     left_over.unlink()
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
+        if self._written_by_all:
+            super()._save_checkpoint_with_step(runner, step, meta)
+            return
         with self._atomic(runner):
             self._retire_outdated(runner, step)
             name = self.filename_tmpl.format(step)
@@ -84,7 +97,8 @@ class AtomicCheckpointHook(CheckpointHook):
     def _atomic(self, runner: Any) -> Iterator[None]:
         """Save atomically and delete last, inside the block."""
         backend = self.file_backend
-        if not isinstance(backend, LocalBackend):  # remote, or inside another block
+        # Remote, inside another block, or not written by one process.
+        if not isinstance(backend, LocalBackend) or self._written_by_all:
             yield
             return
         deferred = _DeferredRemovals(backend)
@@ -107,6 +121,15 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend = backend
             del runner.save_checkpoint
         deferred.run()
+
+
+def _is_written_by_all(runner: Any) -> bool:
+    """Whether one process alone cannot save, or what it saves is a folder."""
+    strategy = getattr(runner, 'strategy', None)
+    if strategy is None:  # the stock Runner
+        return False
+    names = [cls.__name__ for cls in type(strategy).__mro__]
+    return 'FSDPStrategy' in names or 'SingleDeviceStrategy' not in names
 
 
 class _DeferredRemovals:
