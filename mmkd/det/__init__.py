@@ -20,6 +20,6 @@ class DistillDetector(Distill):
     """
 
     def tap_of(self, module: nn.Module) -> type[Tap]:
-        from .views import tap_of  # mmdet is imported when a detector is built
+        from .tap_of import tap_of  # mmdet is imported when a detector is built
 
         return tap_of(module)

@@ -6,16 +6,14 @@ from functools import cached_property
 
 import torch
 from mmdet.models.dense_heads import GFLHead
-from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from mmdet.models.dense_heads.base_mask_head import BaseMaskHead
 from mmdet.structures.bbox import get_box_tensor
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..batch import Batch
-from ..taps import HeadView, Tap
+from ..taps import HeadView
 from .box_units import BoxUnits, units_of
 from .dense_targets import obstacle_of, targets_of
-from .roi_views import RoIHeadView, are_box_heads, mean_count
+from .roi_views import mean_count
 
 
 class DenseHeadView(HeadView):
@@ -316,24 +314,6 @@ class DenseHeadView(HeadView):
         # (N, priors) or (N, priors, 4) per level, joined over images in FCOS.
         shape = (-1, 4) if name == 'box_targets' else (-1,)
         return torch.cat([level.reshape(shape) for level in values[name]])
-
-
-class MaskHeadTap(Tap):
-    """A mask head that runs on whole images, such as SOLO's: its maps.
-
-    In evaluation SOLO returns probabilities, resized and thinned out.
-    """
-
-    training_outputs = True
-
-
-def tap_of(module: nn.Module) -> type[Tap]:
-    """The tap for a sub-module of a detector."""
-    if isinstance(module, BaseDenseHead):
-        return DenseHeadView
-    if isinstance(module, BaseMaskHead):
-        return MaskHeadTap
-    return RoIHeadView if are_box_heads(module) else Tap
 
 
 def _rows(maps: list[Tensor], width: int) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from mmengine.registry import DefaultScope
 from tiny_models import build, detection_batch, tiny_gfl, zoo
 
-from mmkd.det.views import DenseHeadView, tap_of
+from mmkd.det.tap_of import tap_of
+from mmkd.det.views import DenseHeadView
 from mmkd.taps import Call, Tap, record
 
 
