@@ -1,6 +1,7 @@
-"""Build the virtual environment: ``python requirements/bootstrap.py .venv``.
+"""Build a virtual environment of pinned packages.
 
-Standard library only. A stamp is written last and names everything the
+``python requirements/bootstrap.py .venv requirements.txt``, or another file of
+requirements. Standard library only. A stamp is written last and names everything the
 environment was made from, so that a run after an interruption repairs what is
 half made and a run after success returns at once.
 """
@@ -20,7 +21,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 INPUTS = (
-    'requirements.txt',
     'requirements/constraints.txt',
     'requirements/bootstrap.py',
     'setup.py',
@@ -29,11 +29,11 @@ INPUTS = (
 PIP = ('-m', 'pip', '--disable-pip-version-check', '--no-input')
 
 
-def fingerprint() -> str:
+def fingerprint(requirements: str) -> str:
     """Hash of everything that decides what the environment contains."""
     digest = hashlib.sha256(platform.python_version().encode())
     digest.update(str(ROOT).encode())  # an editable install points here
-    for name in INPUTS:
+    for name in (requirements, *INPUTS):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
 
@@ -93,7 +93,7 @@ def pip(python: Path, *args: str) -> None:
         )
 
 
-def ensure_opencv(python: Path) -> None:
+def ensure_opencv(python: Path, requirements: str) -> None:
     """Replace OpenCV's files by the headless build where no libGL is installed.
 
     mmcv and mmengine require the distribution ``opencv-python`` by name, whose
@@ -102,7 +102,7 @@ def ensure_opencv(python: Path) -> None:
     if runs(python, 'import cv2'):
         return
     say('cv2 does not load (no libGL here?): taking the headless build')
-    lines = (ROOT / 'requirements.txt').read_text().splitlines()
+    lines = (ROOT / requirements).read_text().splitlines()
     pin = next(line for line in lines if line.startswith('opencv-python=='))
     headless = pin.replace('opencv-python', 'opencv-python-headless')
     options = ('--only-binary=:all:', '--no-deps', '--force-reinstall')
@@ -115,38 +115,39 @@ def say(text: str) -> None:
     print(f'[setup] {text}', flush=True)
 
 
-def build(venv: Path, stamp: Path, wanted: str) -> None:
+def build(venv: Path, requirements: str, stamp: Path, wanted: str) -> None:
     """Install everything, then write the stamp."""
     started = time.monotonic()
     python = venv / 'bin' / 'python'
     create(venv, python)
     forget_broken_packages(venv)
     say('installing the pinned packages (3 GB to download, 6 GB on disk)')
-    # Only wheels: nothing is compiled, whatever the machine has.
+    # Only wheels, but for the packages that the file names: nothing is compiled,
+    # whatever the machine has.
     # No byte code ahead of time: it costs a minute and most is never imported.
     options = ('--only-binary=:all:', '--no-compile')
-    pip(python, 'install', *options, '-r', 'requirements.txt')
-    ensure_opencv(python)
+    pip(python, 'install', *options, '-r', requirements)
+    ensure_opencv(python, requirements)
     say('installing mmkd itself (editable)')
     pip(python, 'install', '--quiet', '--no-build-isolation', '--no-deps', '-e', '.')
     stamp.write_text(wanted)
     say(f'done in {time.monotonic() - started:.0f} s: {venv}')
 
 
-def main(venv: Path) -> None:
+def main(venv: Path, requirements: str) -> None:
     """Bring the environment up to date; return at once when it is."""
     venv = venv.absolute()
     venv.parent.mkdir(parents=True, exist_ok=True)
     stamp = venv / '.mmkd-setup'
-    wanted = fingerprint()
+    wanted = fingerprint(requirements)
     # Two make commands started together must not install into one folder.
     with open(f'{venv}.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_text() != wanted:
             stamp.unlink(missing_ok=True)
-            build(venv, stamp, wanted)
+            build(venv, requirements, stamp, wanted)
 
 
 if __name__ == '__main__':
     os.environ['PIP_REQUIRE_VIRTUALENV'] = '0'
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Picks a suitable Python, then lets bootstrap.py build the environment.
-# PYTHON= names the interpreter, VENV= the folder.
+# PYTHON= names the interpreter, VENV= the folder, REQUIREMENTS= what goes into it.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,8 @@ for python in $candidates; do
     version=$("$python" -c 'import platform; print(platform.python_version())' \
         2>/dev/null) || continue
     if "$python" -c "$suitable"; then
-        exec "$python" requirements/bootstrap.py "${VENV:-.venv}"
+        exec "$python" requirements/bootstrap.py \
+            "${VENV:-.venv}" "${REQUIREMENTS:-requirements.txt}"
     fi
     seen="$seen, $python is $version"
 done

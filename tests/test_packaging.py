@@ -167,7 +167,10 @@ def pins(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith('-')]
 
 
-@pytest.mark.parametrize('name', ['requirements.txt', 'requirements/constraints.txt'])
+@pytest.mark.parametrize(
+    'name',
+    ['requirements.txt', 'requirements/onedl.txt', 'requirements/constraints.txt'],
+)
 @pytest.mark.parametrize('python', ['3.10', '3.11', '3.12', '3.13'])
 def test_every_requirement_is_pinned_once_per_python(name, python):
     from packaging.requirements import Requirement
@@ -179,6 +182,17 @@ def test_every_requirement_is_pinned_once_per_python(name, python):
     ]  # fmt: skip
     assert len({r.name for r in active}) == len(active) > 15
     assert all(re.fullmatch(r'==[\w.]+', str(r.specifier)) for r in active)
+
+
+def test_the_second_stack_differs_in_the_host_libraries_and_what_they_need():
+    first, second = (
+        {(re.split(r'[=;]', line)[0], line.partition(';')[2]): line for line in lines}
+        for lines in (pins('requirements.txt'), pins('requirements/onedl.txt'))
+    )
+    shared = first.keys() & second.keys()
+    others = {name for name, _ in shared if first[name, _] != second[name, _]}
+    assert {('torch', ''), ('torchvision', ''), ('pytest', '')} <= shared
+    assert others == {'opencv-python'}
 
 
 def test_the_pinned_set_holds_all_that_the_extras_ask_for():

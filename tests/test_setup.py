@@ -63,25 +63,34 @@ def test_a_half_unpacked_package_is_installed_again(
     assert 'repairing thing-1.0' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    'changed', ['requirements/onedl.txt', 'requirements/constraints.txt', 'setup.py']
+)
 def test_the_stamp_names_what_the_environment_is_made_from(
-    bootstrap, tmp_path, monkeypatch
+    bootstrap, tmp_path, monkeypatch, changed
 ):
-    for name in bootstrap.INPUTS:
+    requirements = 'requirements/onedl.txt'
+    for name in (requirements, *bootstrap.INPUTS):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.setattr(bootstrap, 'ROOT', tmp_path)
-    before = bootstrap.fingerprint()
-    assert bootstrap.fingerprint() == before
-    with open(tmp_path / 'requirements.txt', 'a') as file:
+    before = bootstrap.fingerprint(requirements)
+    assert bootstrap.fingerprint(requirements) == before
+    with open(tmp_path / changed, 'a') as file:
         file.write('# a change\n')
-    assert bootstrap.fingerprint() != before
+    assert bootstrap.fingerprint(requirements) != before
 
 
 def test_a_finished_environment_is_left_alone(bootstrap, tmp_path, monkeypatch):
     monkeypatch.setattr(bootstrap, 'build', lambda *_: pytest.fail('built again'))
     (tmp_path / 'env').mkdir()
-    (tmp_path / 'env' / '.mmkd-setup').write_text(bootstrap.fingerprint())
-    bootstrap.main(tmp_path / 'env')
+    requirements = 'requirements.txt'
+    stamp = tmp_path / 'env' / '.mmkd-setup'
+    stamp.write_text(bootstrap.fingerprint(requirements))
+    bootstrap.main(tmp_path / 'env', requirements)
+    # Of other requirements it is another environment.
+    with pytest.raises(pytest.fail.Exception, match='built again'):
+        bootstrap.main(tmp_path / 'env', 'requirements/onedl.txt')
 
 
 def test_a_folder_that_is_no_environment_is_not_overwritten(bootstrap, tmp_path):
@@ -91,7 +100,9 @@ def test_a_folder_that_is_no_environment_is_not_overwritten(bootstrap, tmp_path)
     assert (tmp_path / 'thesis.tex').read_text() == 'precious'
 
 
-def select_python(tmp_path: Path, *versions: tuple) -> subprocess.CompletedProcess:
+def select_python(
+    tmp_path: Path, *versions: tuple, **variables: str
+) -> subprocess.CompletedProcess:
     """Run the script on interpreters that only pretend to have these versions."""
     names = []
     for version in versions:
@@ -103,13 +114,14 @@ def select_python(tmp_path: Path, *versions: tuple) -> subprocess.CompletedProce
             dotted = '.'.join(map(str, version))
             name.write_text(
                 '#!/bin/sh\n'
-                f'case "$1" in *bootstrap.py) echo "started {dotted} $2"; exit;; esac\n'
+                'case "$1" in *bootstrap.py) '
+                f'echo "started {dotted} $2 $3"; exit;; esac\n'
                 f'exec {sys.executable} -c "import sys, platform\n'
                 f'sys.version_info = {version}\n'
                 f"platform.python_version = lambda: '{dotted}'\n$2\"\n"
             )
         name.chmod(0o755)
-    env = {**os.environ, 'PYTHON': ' '.join(names), 'VENV': 'somewhere'}
+    env = {**os.environ, 'PYTHON': ' '.join(names), 'VENV': 'somewhere', **variables}
     return subprocess.run(
         ['sh', str(SCRIPT)], env=env, capture_output=True, text=True, cwd=tmp_path
     )
@@ -117,7 +129,12 @@ def select_python(tmp_path: Path, *versions: tuple) -> subprocess.CompletedProce
 
 def test_the_first_python_that_fits_is_taken(tmp_path):
     done = select_python(tmp_path, None, (3, 9, 2), (3, 14, 0), (3, 12, 1), (3, 11, 2))
-    assert done.stdout == 'started 3.12.1 somewhere\n'
+    assert done.stdout == 'started 3.12.1 somewhere requirements.txt\n'
+
+
+def test_another_file_of_requirements(tmp_path):
+    done = select_python(tmp_path, (3, 12, 1), REQUIREMENTS='requirements/onedl.txt')
+    assert done.stdout == 'started 3.12.1 somewhere requirements/onedl.txt\n'
 
 
 def test_without_a_python_that_fits_the_message_names_what_was_found(tmp_path):
