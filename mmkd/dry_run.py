@@ -88,7 +88,7 @@ def _attempt(
         size,
         size,
     ).to(parameter)  # drawn on the CPU, whose random state is preserved
-    samples = _samples(size)
+    samples = synthetic_samples((size, size))
     seen = DryRun()
     # Most taps sit in the trunk. Running it alone first spares the second stage of
     # a Mask R-CNN a thousand proposals per image.
@@ -130,7 +130,7 @@ def _run(
     taps: dict[str, Tap] = {}
     failure = None
     # Checkpointing shows itself only where gradients are wanted.
-    with _eval_mode(model), torch.set_grad_enabled(checkpointed):
+    with eval_mode(model), torch.set_grad_enabled(checkpointed):
         inputs.requires_grad_(checkpointed)
         try:
             with record(model, tap_types, stop_after) as taps:
@@ -149,15 +149,26 @@ def _run(
     return DryRun(ran, f'{names} did not run in the forward pass', idle)
 
 
-def _samples(size: int) -> list[BaseDataElement]:
-    names = ('img_shape', 'ori_shape', 'pad_shape')
-    meta: dict[str, Any] = dict.fromkeys(names, (size, size))
-    meta.update(batch_input_shape=(size, size), scale_factor=(1.0, 1.0))
-    return [BaseDataElement(metainfo=dict(meta, img_id=i)) for i in range(2)]
+def synthetic_samples(size: tuple[int, int], count: int = 2) -> list[BaseDataElement]:
+    """Data samples of pictures without content or padding.
+
+    Args:
+        size: Height and width in pixels.
+        count: Number of pictures.
+
+    Example:
+        >>> synthetic_samples((4, 6), 1)[0].img_shape
+        (4, 6)
+    """
+    names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    meta: dict[str, Any] = dict.fromkeys(names, size)
+    meta.update(scale_factor=(1.0, 1.0))
+    return [BaseDataElement(metainfo=dict(meta, img_id=i)) for i in range(count)]
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode, and every module back where it was."""
     flags = [(module, module.training) for module in model.modules()]
     # Not model.train(): stock ones freeze stages as a side effect.
     for module, _ in flags:
