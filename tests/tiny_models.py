@@ -201,3 +201,23 @@ def total(losses: dict) -> torch.Tensor:
     """What the optimizer minimises."""
     parts = [v if isinstance(v, torch.Tensor) else sum(v) for v in losses.values()]
     return sum(part.sum() for key, part in zip(losses, parts) if 'loss' in key)
+
+
+def deterministic_training(model: torch.nn.Module) -> torch.nn.Module:
+    """Training mode in which only what modules post-process in eval can differ."""
+    for module in model.train().modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+        for name in ('p', 'drop_prob', 'dropout'):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def tensors(value) -> list[torch.Tensor]:
+    """All tensors of nested tuples and lists in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [x for item in value for x in tensors(item)]
+    return []

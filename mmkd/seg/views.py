@@ -18,6 +18,8 @@ MAIN_OUTPUT = {
     'PIDHead': 1,
     'IterativeDecodeHead': -1,
 }
+#: Backbones that return a tuple in training: which part of it they return in eval.
+MAIN_FEATURES = {'PIDNet': 1, 'DDRNet': 1}
 _BACKBONE = (
     "tap the backbone (at='backbone') with a loss on features, such as "
     'mmkd.FeatureImitationLoss'
@@ -121,6 +123,24 @@ class DecodeHeadView(HeadView):
         return ((cell + 0.5) * pixels / cells).floor().long()
 
 
+class BranchesTap(Tap):
+    """A backbone of several branches: in the teacher, too, all that training yields.
+
+    In evaluation these return what the head predicts from alone.
+    """
+
+    training_outputs = True
+
+    def returned(self, name: str, output: Any) -> Any:
+        # The teacher's head stays in evaluation mode.
+        if self.model.training or not isinstance(output, tuple):
+            return output
+        (main,) = {
+            MAIN_FEATURES[n] for n in _class_names(self.module) if n in MAIN_FEATURES
+        }
+        return output[main]
+
+
 def tap_of(module: nn.Module) -> type[Tap]:
     """The tap for a sub-module of a segmentor.
 
@@ -135,7 +155,10 @@ def tap_of(module: nn.Module) -> type[Tap]:
                 f'{type(head).__name__} predicts {what}, no score map that could be '
                 f'tapped; {remedy}'
             )
-    return DecodeHeadView if isinstance(head, BaseDecodeHead) else Tap
+    if isinstance(head, BaseDecodeHead):
+        return DecodeHeadView
+    has_branches = not MAIN_FEATURES.keys().isdisjoint(_class_names(module))
+    return BranchesTap if has_branches else Tap
 
 
 def _last(module: nn.Module) -> nn.Module:
