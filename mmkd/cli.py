@@ -5,19 +5,30 @@ from __future__ import annotations
 import copy
 import os
 import sys
+import traceback
 from argparse import ArgumentError, ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .config import model_scope
+from .data_check import check_class_count, check_labels
+from .host_errors import explained
 from .problems import problems_of
+from .teacher_loading import load_contents_strictly
 
+#: Launcher -> what it sets in the environment, and how it is used.
+_LAUNCHERS = dict(
+    pytorch=('RANK', 'torchrun: torchrun --nproc_per_node=<GPUs>'),
+    slurm=('SLURM_PROCID', 'srun: srun --ntasks=<GPUs>'),
+    mpi=('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun: mpirun -n <GPUs>'),
+)
 #: Errors whose message is meant for the user; of others the type is told, too.
 _FOR_USERS = (ValueError, TypeError, OSError, RuntimeError, KeyError, ImportError)
 
@@ -25,8 +36,13 @@ _FOR_USERS = (ValueError, TypeError, OSError, RuntimeError, KeyError, ImportErro
 class SetUp(Hook):
     """Registered to a runner, tells when its set-up is over.
 
+    It also looks at what a runner does not: whether the weights of a checkpoint and
+    the labels of the data fit the model.
+
     Attributes:
-        is_over: Whether the first batch is next: data, weights and hooks are ready.
+        is_over: Whether the first batch is there: data, weights and hooks are ready.
+        weights_must_fit: Whether a checkpoint that is loaded must be the model's.
+        then: Called once it is over.
     """
 
     # After whatever else prepares itself there.
@@ -34,9 +50,33 @@ class SetUp(Hook):
 
     def __init__(self) -> None:
         self.is_over = False
+        self.weights_must_fit = False
+        self.then: Callable[[], Any] = lambda: None
 
-    def _before_epoch(self, runner: Any, mode: str = 'train') -> None:
-        self.is_over = True
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        if self.weights_must_fit:
+            load_contents_strictly(_bare(runner.model), checkpoint, runner._load_from)
+
+    def before_train(self, runner: Any) -> None:
+        meta = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
+        if 'thing_classes' not in meta:  # panoptic: no head has them all
+            check_class_count(_bare(runner.model), meta.get('classes'))
+
+    def _before_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, mode: str = 'train'
+    ) -> None:
+        if mode == 'train' and isinstance(data_batch, dict):
+            check_labels(_bare(runner.model), data_batch.get('data_samples'))
+        if not self.is_over:
+            self.is_over = True
+            self.then()
+
+
+def _bare(model: Any) -> Any:
+    """The model inside of DDP and test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 @contextmanager
@@ -45,7 +85,8 @@ def one_sentence_errors() -> Iterator[SetUp]:
 
     It covers the block, or, where the block registers what this yields to a
     runner, the block up to the first batch: an error in training is a bug and
-    keeps its traceback. ``MMKD_TRACEBACK=1`` shows it before that, too.
+    keeps its traceback, unless it is a ``ValueError`` that mmkd itself raises.
+    ``MMKD_TRACEBACK=1`` shows every traceback.
 
     Yields:
         The hook.
@@ -54,7 +95,8 @@ def one_sentence_errors() -> Iterator[SetUp]:
     try:
         yield set_up
     except Exception as error:
-        if set_up.is_over or os.environ.get('MMKD_TRACEBACK'):
+        in_training = set_up.is_over and not _is_ours(error)
+        if in_training or os.environ.get('MMKD_TRACEBACK'):
             raise
         problems = [problem.error for problem in problems_of(error)]
         for one in problems or [error]:
@@ -62,14 +104,24 @@ def one_sentence_errors() -> Iterator[SetUp]:
         sys.exit(2)
 
 
+def _is_ours(error: Exception) -> bool:
+    """Whether mmkd raised it on purpose."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    module = frame.f_globals.get('__name__', '')
+    return isinstance(error, ValueError) and module.startswith('mmkd.')
+
+
 def sentence(error: BaseException) -> str:
-    """The message of an error in one line.
+    """The message of an error in one line; of bad data, what is to be done.
 
     Example:
         >>> sentence(FileNotFoundError(2, 'No such file', 'a.json'))
         'No such file: a.json'
     """
-    text: Any = error
+    text: Any = explained(error)
+    if text is not None:
+        return text
+    text = error
     if isinstance(error, KeyError) and error.args:  # str() would quote it
         text = error.args[0]
     elif isinstance(error, OSError) and error.filename and error.strerror:
@@ -81,7 +133,7 @@ def sentence(error: BaseException) -> str:
 
 
 def _labelled(error: Exception) -> str:
-    if isinstance(error, _FOR_USERS):
+    if isinstance(error, _FOR_USERS) or explained(error):
         return f'error: {sentence(error)}'
     kind = type(error).__name__
     return f'error ({kind}; MMKD_TRACEBACK=1 tells where): {sentence(error)}'
@@ -100,9 +152,8 @@ class _Options(DictAction):
                 ) from None
 
 
-def add_common_arguments(parser: ArgumentParser) -> None:
-    """Arguments of every tool that runs a config."""
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+def add_config_options(parser: ArgumentParser) -> None:
+    """``--cfg-options``."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -111,6 +162,12 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='overrides, such as model.losses.loss_hint.loss_weight=2',
     )
+
+
+def add_common_arguments(parser: ArgumentParser) -> None:
+    """Arguments of every tool that runs a config."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    add_config_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -121,12 +178,16 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
-def build_runner(cfg: Config, local_rank: int = 0) -> Runner:
+def build_runner(
+    cfg: Config, local_rank: int = 0, writes_config: bool = True
+) -> Runner:
     """Build the runner that a config asks for.
 
     Args:
         cfg: A complete config.
         local_rank: Rank on this machine, where the launcher sets none.
+        writes_config: Whether the config is written into the work directory now, over
+            that of an earlier run; else by ``runner.dump_config()``.
 
     Returns:
         The runner.
@@ -135,12 +196,19 @@ def build_runner(cfg: Config, local_rank: int = 0) -> Runner:
         ValueError: If the launcher that the config names did not start this.
     """
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
-    if cfg.get('launcher') == 'pytorch' and 'RANK' not in os.environ:
+    launcher = cfg.get('launcher') or 'none'
+    variable, command = _LAUNCHERS.get(launcher, ('PATH', ''))
+    if variable not in os.environ:
         raise ValueError(
-            '--launcher pytorch needs torchrun: '
-            'torchrun --nproc_per_node=<GPUs> <tool> ... --launcher pytorch'
+            f'--launcher {launcher} needs {command} <tool> ... --launcher {launcher}'
         )
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    kind: Any = RUNNERS.get(cfg.get('runner_type') or 'Runner')
+    if writes_config:
+        return kind.from_cfg(cfg)
+    silent: Any = type(kind.__name__, (kind,), dict(dump_config=lambda self: None))
+    runner = silent.from_cfg(cfg)
+    runner.__class__ = kind
+    return runner
 
 
 def use_tta(cfg: Config) -> Config:

@@ -18,7 +18,7 @@ from .losses.base import DistillLoss
 from .problems import Problems
 from .registry import MODELS
 from .rng import preserved_rng
-from .taps import Tap
+from .taps import Tap, nearest
 from .teacher import build_teacher
 
 # A mixin at run time, put before a student's class; a module to the type checker.
@@ -231,14 +231,49 @@ def _build_losses(
 
 
 def _build_loss(name: str, cfg: Any) -> DistillLoss:
-    if isinstance(cfg, Mapping) and 'type' not in cfg:
-        raise ValueError(f'{name} must have a type but is {dict(cfg)}')
-    loss = MODELS.build(copy.deepcopy(cfg)) if isinstance(cfg, Mapping) else cfg
-    if not isinstance(loss, DistillLoss):
+    if isinstance(cfg, DistillLoss):
+        return cfg
+    if not isinstance(cfg, Mapping):
         raise TypeError(
-            f'{name} must be a distillation loss but is a {type(loss).__name__}'
+            f'{name} must be the config of a distillation loss but is a '
+            f'{type(cfg).__name__}'
         )
-    return loss
+    if 'type' not in cfg:
+        raise ValueError(f'{name} must have a type but is {dict(cfg)}')
+    kind = _loss_class(name, cfg)
+    accepted = inspect.signature(kind).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        for key in cfg.keys() - accepted.keys() - {'type', '_scope_'}:
+            raise TypeError(
+                f'{name}: {kind.__name__} has no argument {key!r}'
+                f'{nearest(key, accepted)} It has: {", ".join(accepted)}'
+            )
+    return MODELS.build(copy.deepcopy(cfg))
+
+
+def _loss_class(name: str, cfg: Mapping[str, Any]) -> type[DistillLoss]:
+    """The class of a loss that a config names."""
+    kind = cfg['type']
+    found = kind
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(cfg.get('_scope_')) as registry:
+            found = registry.get(kind)
+    if isinstance(found, type) and issubclass(found, DistillLoss):
+        return found
+    MODELS.import_from_location()
+    known = sorted(
+        key
+        for key, made in MODELS.module_dict.items()
+        if isinstance(made, type) and issubclass(made, DistillLoss)
+    )
+    listed = f'There are: mmkd.{", mmkd.".join(known)}'
+    if found is not None:
+        what = getattr(found, '__name__', type(found).__name__)
+        raise TypeError(f'{name} must be a distillation loss but is a {what}. {listed}')
+    hint = nearest(kind.removeprefix('mmkd.'), known, 'mmkd.')
+    raise ValueError(
+        f'{name} must be a distillation loss but there is no {kind!r}{hint} {listed}'
+    )
 
 
 def _drop_distiller(

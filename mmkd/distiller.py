@@ -47,6 +47,8 @@ class Distiller(nn.Module):
                     f"losses must have names that contain 'loss' but one is {name!r}: "
                     'mmengine adds only those to the total'
                 )
+            if '.' in name:
+                raise ValueError(f'losses must have names without dots, not {name!r}')
         self.teacher = teacher
         # Any: torch types the items of a ModuleDict as plain modules.
         self.losses: Any = nn.ModuleDict(losses)
@@ -72,7 +74,12 @@ class Distiller(nn.Module):
             ValueError: For a wrong path, or sides that do not fit each other.
         """
         found = Problems() if problems is None else problems
+        # Heads keep what computes a stock loss under its log name.
+        stock = {name for module in student.modules() for name in module._modules}
         for name, loss in self.losses.items():
+            with found.caught(name):
+                if name in stock:
+                    raise ValueError('a stock loss has this name; choose another')
             for side, model, paths in zip(
                 self._taps, (student, self.teacher.model), _paths(loss)
             ):

@@ -24,6 +24,7 @@ def export_student(
     raw: bool = False,
     config: str | Path | None = None,
     trust: bool = False,
+    overwrite: bool = False,
 ) -> tuple[Path, Path]:
     """Write the student of a checkpoint alone.
 
@@ -41,6 +42,7 @@ def export_student(
             ``state_dict`` is the averaged model, which is the default.
         config: Config of the run, where the checkpoint holds none.
         trust: Allow the checkpoint to run code while it is loaded.
+        overwrite: Whether files that exist are replaced.
 
     Returns:
         Weights file, config file.
@@ -49,12 +51,16 @@ def export_student(
         ValueError: If there is nothing to export, ``raw`` without averaging, or
             weights that do not fit ``config``.
         FileNotFoundError: If a file does not exist.
+        FileExistsError: If a file to write exists, without ``overwrite``.
     """
     source = Path(checkpoint).expanduser()
     target = Path(out) if out else source.with_name(f'{source.stem}_student.pth')
     target = target.expanduser()
     config_path = target.with_suffix('.py')
     _check_targets(target, config_path, source, config)
+    for path in (target, config_path):
+        if path.exists() and not overwrite:
+            raise FileExistsError(f'{path} exists; name another --out, or --overwrite')
     contents = load_file(source, map_location='cpu', trust=trust)
     if not isinstance(contents, Mapping) or 'state_dict' not in contents:
         raise ValueError(f'{source} holds no state_dict')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -188,8 +188,7 @@ def resolve(model: nn.Module, path: str) -> nn.Module:
             # A distilled model is known to the user by its stock class.
             name_of_model = type(model).__name__.partition('[')[2].rstrip(']')
             where = '.'.join(walked) or name_of_model or type(model).__name__
-            close = difflib.get_close_matches(name, children, n=1)
-            hint = f'; did you mean {".".join([*walked, *close])!r}?' if close else '.'
+            hint = nearest(name, children, '.'.join([*walked, '']))
             names = ', '.join(children) or 'no sub-modules'
             raise ValueError(
                 f'{path!r} is not a sub-module of {where}{hint} It has: {names}'
@@ -197,6 +196,25 @@ def resolve(model: nn.Module, path: str) -> nn.Module:
         module = children[name]
         walked.append(name)
     return module
+
+
+def nearest(name: str, known: Iterable[str], prefix: str = '') -> str:
+    """What ends the first sentence of a message about an unknown name.
+
+    Args:
+        name: The unknown one.
+        known: Those that there are.
+        prefix: Put before the suggestion.
+
+    Returns:
+        A question that suggests the nearest one, or a full stop.
+
+    Example:
+        >>> nearest('nekc', ['neck', 'head']), nearest('x', ['neck'])
+        ("; did you mean 'neck'?", '.')
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    return f'; did you mean {prefix + close[0]!r}?' if close else '.'
 
 
 def move(value: Any, device: torch.device) -> Any:

@@ -29,6 +29,7 @@ class Teacher:
         model: The network; frozen and put in eval mode here.
         source: Where it came from, for messages.
         device: Where it stays; ``None`` follows the student.
+        is_random: Whether no weights were loaded into it.
 
     Attributes:
         model: The frozen network.
@@ -40,12 +41,15 @@ class Teacher:
         model: nn.Module,
         source: str = 'module',
         device: str | torch.device | None = None,
+        is_random: bool = False,
     ) -> None:
         # Runner reverts SyncBN of registered modules only.
         model = revert_sync_batchnorm(model)
         self.model = model.requires_grad_(False).eval()
         self.source = source
-        self.device = torch.device(device) if device is not None else None
+        self.is_random = is_random
+        _check_finite(self.model, source)
+        self.device = _device(device) if device is not None else None
         if self.device is not None:
             self.model.to(self.device)
         self.digest = _digest(self.model)
@@ -57,6 +61,12 @@ class Teacher:
             Normalization.of(student_preprocessor),
             Normalization.of(getattr(self.model, 'data_preprocessor', None)),
         )
+
+    @property
+    def normalizations(self) -> tuple[Normalization, Normalization] | None:
+        """The student's and its own, once :meth:`match_inputs` has seen them."""
+        found = self._renormalize
+        return (found.student, found.teacher) if found else None
 
     def apply(self, function: Any) -> None:
         """What ``nn.Module._apply`` does: follow a move or a cast of the student."""
@@ -153,8 +163,8 @@ def build_teacher(
     if isinstance(teacher, nn.Module):
         return Teacher(teacher)
     with preserved_rng():
-        model, source, device = load_teacher(teacher, scope)
-    return Teacher(model, source, device)
+        loaded = load_teacher(teacher, scope)
+    return Teacher(*loaded)
 
 
 def _shallow_copies(samples: Any) -> Any:
@@ -162,6 +172,27 @@ def _shallow_copies(samples: Any) -> Any:
     if not isinstance(samples, (list, tuple)):
         return samples
     return [s.new() if isinstance(s, BaseDataElement) else s for s in samples]
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).partition('\n')[0]
+        raise ValueError(
+            "the teacher's device must be one of this machine, such as 'cpu', or None "
+            f'to follow the student, but is {str(name)!r}: {reason}'
+        ) from error
+
+
+def _check_finite(model: nn.Module, source: str) -> None:
+    """Refuse weights of a run that diverged: every loss would be NaN."""
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(
+                f"the teacher's weights must be finite but {key} of {source} holds NaN "
+                'or infinity; take a checkpoint from before its training diverged'
+            )
 
 
 def _digest(model: nn.Module) -> str:

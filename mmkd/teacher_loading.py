@@ -37,7 +37,7 @@ _KNOWN = {'config', 'checkpoint', 'allow_missing', 'allow_random', 'trust', 'dev
 
 def load_teacher(
     teacher: str | Mapping[str, Any], scope: str | None
-) -> tuple[nn.Module, str, Any]:
+) -> tuple[nn.Module, str, Any, bool]:
     """Build the network that a ``teacher`` entry names, weights loaded.
 
     Args:
@@ -45,7 +45,8 @@ def load_teacher(
         scope: Registry scope for a config that names none.
 
     Returns:
-        Network, description of its source, device or ``None``.
+        Network, description of its source, device or ``None``, and whether its
+        weights are random. The network's ``cfg`` is the config it was built from.
 
     Raises:
         ValueError: For contradicting entries or weights that do not fit.
@@ -83,7 +84,10 @@ def load_teacher(
     config = options.get('config')
     name = config if isinstance(config, (str, Path)) else getattr(cfg, 'filename', None)
     source = ', '.join(str(part) for part in (name, checkpoint) if part)
-    return model, source or 'config given in place', options.get('device')
+    # Where `init_detector` leaves it.
+    model.cfg = cfg
+    source = source or 'config given in place'
+    return model, source, options.get('device'), state is None
 
 
 def load_strictly(
@@ -138,16 +142,36 @@ def load_strictly(
         )
 
 
+def load_contents_strictly(model: nn.Module, contents: Any, source: str) -> None:
+    """Load what a checkpoint file holds and insist that it fits.
+
+    Args:
+        model: Receives the weights.
+        contents: What was read from the file.
+        source: Its name, for messages.
+
+    Raises:
+        ValueError: If it holds no weights, or other ones.
+    """
+    load_strictly(model, _state_dict(contents, Path(source)), source=source)
+
+
 def _load(model: nn.Module, state: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
-    """Load what fits; key -> torch's words for those of another shape."""
+    """Load what fits; key -> words for those of another shape."""
     try:
         return model.load_state_dict(state, strict=False), {}
     except RuntimeError as error:
-        found = re.findall(r'size mismatch for (([^\s:]+): [^\n]+)', str(error))
+        found = re.findall(
+            r'size mismatch for ([^\s:]+): .*?Size\(\[(.*?)\]\).*?Size\(\[(.*?)\]\)',
+            str(error),
+        )
         if not found:
             raise
     # torch stops at them; what else is wrong is of interest, too.
-    shapes = {key: text for text, key in found}
+    shapes = {
+        key: f'{key} ({theirs}) in the file and ({ours}) in the model'
+        for key, theirs, ours in found
+    }
     rest = copy.copy(state)  # with the versions that torch keeps in `_metadata`
     for key in shapes:
         del rest[key]  # type: ignore[attr-defined]
@@ -253,6 +277,6 @@ def _matches(key: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
-def _listed(keys: Sequence[str], limit: int = 20) -> str:
+def _listed(keys: Sequence[str], limit: int = 5) -> str:
     more = f' and {len(keys) - limit} more' if len(keys) > limit else ''
     return ', '.join(keys[:limit]) + more

@@ -135,17 +135,26 @@ def averaged(state: dict) -> dict:
     return OrderedDict(steps=torch.tensor(5), **raw)
 
 
+def test_nothing_is_overwritten_unasked(save, tmp_path):
+    for name in ('out.pth', 'out.py'):
+        (tmp_path / name).write_text('mine')
+        with pytest.raises(FileExistsError, match=f'{name} exists; name another'):
+            export_student(save(), tmp_path / 'out.pth')
+        assert (tmp_path / name).read_text() == 'mine'
+        (tmp_path / name).unlink()
+
+
 def test_averaged_by_default_and_raw_on_demand(save, state):
     source = save(ema_state_dict=averaged(state))
     assert equal(weights_of(export_student(source)[0]), state)
-    raw = weights_of(export_student(source, raw=True)[0])
+    raw = weights_of(export_student(source, raw=True, overwrite=True)[0])
     assert equal(raw, {key: value + 1 for key, value in state.items()})
     assert raw._metadata == state._metadata
 
 
 def test_raw_weights_of_a_run_without_averaging(save, good, tmp_path):
     with pytest.raises(ValueError, match='--raw needs a checkpoint of EMAHook'):
-        export_student(save(), tmp_path / 'out.pth', raw=True)
+        export_student(save(), tmp_path / 'out.pth', raw=True, overwrite=True)
     assert_untouched(good)
 
 
@@ -153,7 +162,7 @@ def test_a_stored_config_is_not_executed(save, good, tmp_path):
     code = f'import pathlib; pathlib.Path({str(tmp_path / "ran")!r}).touch()\n'
     for text in (code + MODEL, MODEL + f'x = open({str(tmp_path / "ran")!r}, "w")'):
         with pytest.raises(ValueError, match='only literals are accepted'):
-            export_student(save(text), tmp_path / 'out.pth')
+            export_student(save(text), tmp_path / 'out.pth', overwrite=True)
     assert not (tmp_path / 'ran').exists()
     assert_untouched(good)
 
@@ -161,9 +170,11 @@ def test_a_stored_config_is_not_executed(save, good, tmp_path):
 def test_a_file_that_wants_to_run_code_needs_trust(save, good, state, tmp_path):
     source = save(args=argparse.Namespace(lr=1))
     with pytest.raises(UnsafeCheckpointError, match='trust=True'):
-        export_student(source, tmp_path / 'out.pth')
+        export_student(source, tmp_path / 'out.pth', overwrite=True)
     assert_untouched(good)
-    weights, _ = export_student(source, tmp_path / 'out.pth', trust=True)
+    weights, _ = export_student(
+        source, tmp_path / 'out.pth', trust=True, overwrite=True
+    )
     assert equal(weights_of(weights), state)
 
 
@@ -186,7 +197,7 @@ def test_bad_input_overwrites_nothing(good, tmp_path, contents, error, message):
     elif contents is not None:
         torch.save(contents, source)
     with pytest.raises(error, match=message):
-        export_student(source, tmp_path / 'out.pth')
+        export_student(source, tmp_path / 'out.pth', overwrite=True)
     assert_untouched(good)
 
 
@@ -199,7 +210,9 @@ def test_a_config_for_a_checkpoint_without(save, tmp_path):
 def test_a_config_of_another_model(save, good, tmp_path):
     (tmp_path / 'cfg.py').write_text(MODEL.replace('4', '8'))
     with pytest.raises(ValueError, match=r'run\.pth do not fit ToyModel; other shapes'):
-        export_student(save(), tmp_path / 'out.pth', config=tmp_path / 'cfg.py')
+        export_student(
+            save(), tmp_path / 'out.pth', config=tmp_path / 'cfg.py', overwrite=True
+        )
     assert_untouched(good)
 
 
@@ -233,14 +246,14 @@ def test_an_interrupted_write_leaves_the_old_pair(save, good, tmp_path, monkeypa
 
     monkeypatch.setattr(torch, 'save', half)
     with pytest.raises(KeyboardInterrupt):
-        export_student(source, tmp_path / 'out.pth')
+        export_student(source, tmp_path / 'out.pth', overwrite=True)
     assert_untouched(good)
 
 
 def test_an_old_pair_is_replaced_and_not_written_into(save, good, state, tmp_path):
     for path in good:
         (tmp_path / f'link_{path.name}').hardlink_to(path)
-    weights, config = export_student(save(), tmp_path / 'out.pth')
+    weights, config = export_student(save(), tmp_path / 'out.pth', overwrite=True)
     assert equal(weights_of(weights), state)
     assert Config.fromfile(config).model.width == 4
     # Whoever has the old files open keeps reading them.

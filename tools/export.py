@@ -27,6 +27,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--trust', action='store_true', help='allow the file to run code while loading'
     )
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace files that exist'
+    )
     return parser.parse_args()
 
 
@@ -34,7 +37,12 @@ def main() -> None:
     args = parse_args()
     with one_sentence_errors():
         weights, config = export_student(
-            args.checkpoint, args.out, args.raw, args.config, args.trust
+            args.checkpoint,
+            args.out,
+            args.raw,
+            args.config,
+            args.trust,
+            args.overwrite,
         )
     print(f'weights: {weights}\nconfig:  {config}')
 

@@ -30,7 +30,9 @@ def main() -> None:
         cfg.launcher = args.launcher
         if args.tta:
             use_tta(cfg)
-        runner = build_runner(cfg, args.local_rank)
+        # The work directory may be that of the training, with its config.
+        runner = build_runner(cfg, args.local_rank, writes_config=False)
+        set_up.weights_must_fit = True
         runner.register_hook(set_up)
         runner.test()
 

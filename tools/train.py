@@ -10,6 +10,7 @@ import argparse
 
 from mmkd.cli import add_common_arguments, build_runner, one_sentence_errors
 from mmkd.config import method_names
+from mmkd.preflight import announce
 from mmkd.training import (
     resume_from,
     train_config,
@@ -70,9 +71,12 @@ def main() -> None:
             cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
         if args.resume:
             resume_from(cfg, args.resume)
-        runner = build_runner(cfg, args.local_rank)
-        write_student_config(cfg)
+            set_up.weights_must_fit = True
+        runner = build_runner(cfg, args.local_rank, writes_config=False)
+        # What an earlier run left there stays until this one works.
+        set_up.then = lambda: (runner.dump_config(), write_student_config(cfg))
         runner.register_hook(set_up)
+        announce(runner)
         runner.train()
 
 
