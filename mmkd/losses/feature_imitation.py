@@ -12,7 +12,7 @@ from torch import Tensor
 from ..adapters import build_adapter
 from ..batch import Batch
 from ..registry import MODELS
-from .base import DistillLoss, levels, paired_levels
+from .base import DistillLoss, levels
 from .head_rows import check_heads
 from .imitation_region import (
     OF_THE_HEAD,
@@ -20,12 +20,14 @@ from .imitation_region import (
     fine_grained_region,
     general_instance_region,
 )
+from .level_pairs import check_pairs, paired, pairs_by_stride
 from .precision import check_mask, check_same_shape, full_precision
 
 NORMS = ('l2', 'l1')
 RESIZE_MODES = ('nearest', 'bilinear', 'bicubic', 'area')
 #: What the background counts for beside the objects in the decoupled region.
 BACKGROUND_WEIGHT = 2.0
+LEVELS_REMEDY = "set levels='stride' to compare those of equal stride alone"
 
 
 @full_precision
@@ -116,6 +118,10 @@ class FeatureImitationLoss(DistillLoss):
         region_at: Dense head, the same path in both networks, whose priors or
             predictions define ``'fine_grained'`` and ``'gi'``. Its levels must be
             those of ``at``.
+        levels: Which levels are compared. ``None``: all, in order. ``'stride'``:
+            those of equal size, found when the model is built, others left out, for
+            pyramids such as p3-p7 and p2-p6. Or pairs of the student's and the
+            teacher's level, counted from 0. Only these have an adapter.
 
     Raises:
         ValueError: When the model is built: levels or sizes that do not match, or
@@ -142,8 +148,10 @@ class FeatureImitationLoss(DistillLoss):
         teacher_at: str | None = None,
         region: str = 'whole',
         region_at: str = 'bbox_head',
+        levels: str | Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__(at, loss_weight, teacher_at)
+        self.levels: Any = check_pairs(levels)  # pairs once it is prepared
         if region not in REGIONS:
             raise ValueError(f'region must be one of {REGIONS} but is {region!r}')
         self.region = region
@@ -164,14 +172,25 @@ class FeatureImitationLoss(DistillLoss):
 
     def prepare(self, student: Any, teacher: Any) -> None:
         if student is None or teacher is None:
+            if self.levels == 'stride':
+                raise ValueError(
+                    'the strides cannot be found by a dry run; give levels as pairs'
+                )
             if self.adapter is None:
                 raise ValueError(
                     'the channels cannot be found by a dry run; give '
                     'adapter=dict(in_channels=..., out_channels=...)'
                 )
             return
-        pairs = paired_levels(student, teacher)
-        remedy = "tap modules of equal stride, or set resize='bilinear'"
+        if self.levels == 'stride':
+            self.levels = pairs_by_stride(student, teacher)
+        try:
+            pairs = paired(student, teacher, self.levels)
+        except ValueError as error:
+            raise ValueError(f'{error}; {LEVELS_REMEDY}') from error
+        remedy = (
+            f"tap modules of equal stride, {LEVELS_REMEDY}, or set resize='bilinear'"
+        )
         check_sizes(pairs, '' if self.resize else remedy)
         if self.adapter is None:
             self.adapter = adapter_between(pairs)
@@ -210,7 +229,7 @@ class FeatureImitationLoss(DistillLoss):
             adapter.train(was_training)
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
-        pairs = paired_levels(student, teacher)
+        pairs = paired(student, teacher, self.levels)
         ours = [s for s, _ in pairs]
         if self.adapter is not None:
             ours = self.adapter(tuple(ours))
@@ -243,11 +262,19 @@ class FeatureImitationLoss(DistillLoss):
         if batch is None:
             raise ValueError(f'region {self.region!r} needs the batch')
         if self.region == 'fine_grained':
-            return fine_grained_region(batch.student[self.region_at], batch)
+            return self._chosen(
+                fine_grained_region(batch.student[self.region_at], batch)
+            )
         if self.region == 'gi':
             heads = batch.student[self.region_at], batch.teacher[self.region_at]
-            return general_instance_region(*heads, batch)
+            return self._chosen(general_instance_region(*heads, batch))
         return [batch.inside_gt(x) for x in maps]
+
+    def _chosen(self, regions: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Of the regions of all the head's levels those that are compared."""
+        if self.levels is None:
+            return regions
+        return [regions[ours] for ours, _ in self.levels]
 
 
 def adapter_between(pairs: list[tuple[Tensor, Tensor]]) -> Any:

@@ -305,3 +305,67 @@ def test_what_is_masked_may_be_infinite():
     t[..., 1] = float('inf')
     mask = torch.tensor([[[[True, False]]]])
     assert feature_imitation_loss(s, t, mask).item() == 1
+
+
+def pyramid(width: int, *sizes: int) -> tuple:
+    return tuple(torch.randn(2, width, size, size) for size in sizes)
+
+
+@pytest.mark.parametrize('given', ['stride', [[0, 1], [1, 2]]])
+def test_levels_of_one_stride_are_compared_whatever_their_index(given):
+    loss = FeatureImitationLoss(at='neck', levels=given)
+    s, t = pyramid(2, 4, 2, 1), pyramid(3, 8, 4, 2)
+    loss.prepare(s, t)
+    assert len(loss.adapter.convs) == 2
+    expected = [
+        (conv(ours) - theirs).square().mean()
+        for conv, ours, theirs in zip(loss.adapter.convs, s, t[1:])
+    ]
+    torch.testing.assert_close(loss(s, t), sum(expected) / 2)
+
+
+def test_levels_of_other_strides_are_an_error_that_names_the_remedy():
+    loss = FeatureImitationLoss(at='neck')
+    for s, t in [((4, 2, 1), (8, 4, 2)), ((4, 2), (8, 4, 2))]:
+        with pytest.raises(ValueError, match="set levels='stride'"):
+            loss.prepare(pyramid(2, *s), pyramid(2, *t))
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        ('strides', "levels must be None, 'stride' or a list .* but is 'strides'"),
+        ([], 'levels must be'),
+        ([0, 1], 'levels must be'),
+        ([[0, -1]], 'levels must be'),
+        ([[0, 3]], r'pair \(0, 3\) but student and teacher have 2 and 3 levels'),
+    ],
+)
+def test_wrong_levels_are_an_error_when_built(given, message):
+    with pytest.raises(ValueError, match=message):
+        FeatureImitationLoss(at='neck', levels=given).prepare(
+            pyramid(2, 4, 2), pyramid(2, 8, 4, 2)
+        )
+
+
+def test_strides_must_tell_the_levels_apart():
+    loss = FeatureImitationLoss(at='neck', levels='stride')
+    with pytest.raises(ValueError, match=r'of the same size .*\(4, 4\).*\(8, 8\)'):
+        loss.prepare(pyramid(2, 4), pyramid(2, 8))
+    with pytest.raises(ValueError, match='of different sizes'):
+        loss.prepare(pyramid(2, 4, 4), pyramid(2, 8, 4))
+    with pytest.raises(ValueError, match='give levels as pairs'):
+        loss.prepare(None, pyramid(2, 4))
+
+
+def test_the_region_of_a_head_is_that_of_the_levels_compared(monkeypatch):
+    """Its second level alone: the first one's region must not be taken."""
+    import mmkd.losses.feature_imitation as module
+
+    regions = [torch.zeros(2, 1, 4, 4).bool(), torch.ones(2, 1, 2, 2).bool()]
+    monkeypatch.setattr(module, 'fine_grained_region', lambda view, batch: regions)
+    batch = Batch(torch.zeros(2, 3, 8, 8), student=dict(bbox_head=None))
+    s, t = pyramid(2, 4, 2), pyramid(2, 2, 1)
+    loss = FeatureImitationLoss(at='neck', levels=[[1, 0]], region='fine_grained')
+    value = loss(s, t, batch)
+    torch.testing.assert_close(value, (s[1] - t[0]).square().mean())
