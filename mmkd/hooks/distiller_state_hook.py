@@ -79,9 +79,12 @@ class DistillerStateHook(Hook):
             return
         state, self._resumed = self._resumed, None
         if is_iteration_based(runner) and runner.iter:
-            # The loop is about to skip what was trained on, which draws numbers.
-            runner.train_loop.dataloader_iterator = _RestoreAfter(
-                runner.train_loop.dataloader_iterator, runner.iter, state
+            # The loop is about to skip what was trained on, which draws numbers. The
+            # OneDL fork has an option not to.
+            loop = runner.train_loop
+            stays = getattr(loop, 'fast_forward_on_resume', False)
+            loop.dataloader_iterator = _RestoreAfter(
+                loop.dataloader_iterator, 0 if stays else runner.iter, state
             )
         else:
             set_rng_state(state)
@@ -209,6 +212,15 @@ class _RestoreAfter:
             set_rng_state(self._state)
         self._left -= 1
         return next(self._iterator)
+
+    def skip_iter(self, steps: int) -> None:
+        """What the loop of the OneDL fork calls instead of stepping.
+
+        The fork would move the sampler alone. Workers have to draw again what they
+        drew, or they would go on with the random numbers of the first iterations.
+        """
+        for _ in range(steps):
+            next(self)
 
 
 def _reseed_data(runner: Any, checkpoint: dict) -> None:
