@@ -202,11 +202,17 @@ OTHERS = {
 CLOSE = dict(rtol=1e-3, atol=1e-4)
 
 
-def small(name: str) -> tuple[nn.Module, str]:
-    """A stock model, narrow, and the path of its head."""
+def small_config(name: str):
+    """A stock config, narrow, and the path of its head."""
     config, path, changes = {**TRAPS, **OTHERS}[name]
     cfg = copy.deepcopy(zoo(f'mmdet::{config}.py'))
     cfg.merge_from_dict(dict(model=changes))
+    return cfg, path
+
+
+def small(name: str) -> tuple[nn.Module, str]:
+    """The model, and the path of its head."""
+    cfg, path = small_config(name)
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = MODELS.build(cfg.model)
