@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'mmkd'
-LEAVES = {'demo', 'det', 'gan', 'netaug', 'seg', 'text'}
+# Applications of all the others.
+APPLICATIONS = {'coverage', 'demo'}
+LEAVES = APPLICATIONS | {'det', 'gan', 'netaug', 'seg', 'text'}
 # What losses, taps and adapters may know of: never a teacher or a runner.
 FOUNDATION = {'adapters', 'batch', 'compat', 'losses', 'registry', 'rng', 'taps'}
 # matplotlib is a requirement of mmengine.
@@ -64,7 +66,7 @@ def allowed_parts(of: str, parts: set[str]) -> set[str]:
         return set()
     if of in ('losses', 'taps', 'adapters'):
         return FOUNDATION
-    if of == 'demo':  # an application of all the others
+    if of in APPLICATIONS:
         return parts - {''}
     core = parts - LEAVES - {''}
     return core if of in LEAVES | {'hooks'} else core - {'hooks'}

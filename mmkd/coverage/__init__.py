@@ -1,0 +1,1 @@
+"""Which of the shipped configs can be distilled, found out by training each of them."""

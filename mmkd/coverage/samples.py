@@ -1,0 +1,190 @@
+"""A batch of two small pictures with whatever labels a family learns from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.structures import InstanceData, PixelData
+from torch import Tensor
+
+from ..demo.digits import IGNORE, label_map
+from ..demo.scene import Scene, compose_scene, mask_box
+
+#: Words for classes, where a model reads them.
+NAMES = tuple(f'class {i}' for i in range(80))
+
+
+def detection_batch(model: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Two pictures of digits with boxes, masks and semantic labels.
+
+    Args:
+        model: Config of the detector, which says how many classes there are.
+        size: Side of the first picture in pixels; the second one is narrower.
+
+    Returns:
+        What a data loader yields: ``inputs`` and ``data_samples``; for a
+        semi-supervised detector one entry per branch.
+    """
+    things, first_stuff = _class_counts(model)
+    inputs, samples = [], []
+    for index in range(2):
+        scene = compose_scene(np.random.default_rng(index), 'train', size)
+        width = size if index == 0 else size * 3 // 4
+        inputs.append(_image(scene, width))
+        samples.append(_detection_sample(scene, width, index, things, first_stuff))
+    if model['type'] != 'SoftTeacher':
+        return dict(inputs=inputs, data_samples=samples)
+    # A branch has None for the pictures that belong to another one.
+    return dict(
+        inputs=dict(
+            sup=[inputs[0], None],
+            unsup_teacher=[None, inputs[1]],
+            unsup_student=[None, inputs[1].clone()],
+        ),
+        data_samples=dict(
+            sup=[samples[0], None],
+            unsup_teacher=[None, samples[1]],
+            unsup_student=[None, copy.deepcopy(samples[1])],
+        ),
+    )
+
+
+def segmentation_batch(classes: int, size: int, channels: int = 3) -> dict[str, Any]:
+    """Two pictures of digits with label maps.
+
+    Args:
+        classes: Number of classes.
+        size: Side of the pictures in pixels.
+        channels: Channels of a picture; 6 for two pictures one after the other.
+
+    Returns:
+        ``inputs`` and ``data_samples``.
+    """
+    from mmseg.structures import SegDataSample
+
+    inputs, samples = [], []
+    for index in range(2):
+        scene = compose_scene(np.random.default_rng(index), 'train', size)
+        labels = label_map(scene)
+        labels = np.where(labels == IGNORE, IGNORE, labels % classes)
+        sample = SegDataSample(
+            gt_sem_seg=_pixels(labels), gt_edge_map=_pixels(_edges(labels))
+        )
+        distance = torch.from_numpy(scene.image[None, ..., 0] / 25.5 + 0.1).float()
+        sample.gt_depth_map = PixelData(data=distance)
+        sample.set_metainfo(_meta(size, size, index))
+        inputs.append(_image(scene, size).repeat(channels // 3, 1, 1))
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def _image(scene: Scene, width: int) -> Tensor:
+    image = np.ascontiguousarray(scene.image[:, :width, ::-1].transpose(2, 0, 1))
+    return torch.from_numpy(image)
+
+
+def _meta(height: int, width: int, index: int) -> dict[str, Any]:
+    shape = (height, width)
+    return dict(
+        img_shape=shape,
+        ori_shape=shape,
+        pad_shape=shape,
+        scale_factor=(1.0, 1.0),
+        flip=False,
+        flip_direction=None,
+        img_id=index,
+        img_path=f'{index}.png',
+        border=np.array([0, height, 0, width]),  # of a random crop, in CornerNet
+    )
+
+
+def _detection_sample(
+    scene: Scene, width: int, index: int, things: int, first_stuff: int
+) -> Any:
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
+    height = len(scene.image)
+    digits = [d for d in scene.digits if d.mask[:, :width].sum() > 16]
+    masks = np.stack([d.mask[:, :width] for d in digits]).astype(np.uint8)
+    boxes = torch.tensor([mask_box(mask) for mask in masks]).float()
+    boxes[:, 2:] += boxes[:, :2]
+    labels = torch.tensor([d.label % things for d in digits])
+    semantic = np.full((height, width), first_stuff, np.uint8)
+    for mask, label in zip(masks, labels.tolist()):
+        semantic[mask > 0] = label
+    sample = DetDataSample(
+        gt_instances=InstanceData(
+            bboxes=boxes, labels=labels, masks=BitmapMasks(masks, height, width)
+        ),
+        ignored_instances=InstanceData(
+            bboxes=boxes[:0],
+            labels=labels[:0],
+            masks=BitmapMasks(masks[:0], height, width),
+        ),
+        proposals=_proposals(boxes, height, width),
+        gt_sem_seg=_pixels(semantic),
+    )
+    eye = np.eye(3, dtype=np.float32)
+    sample.set_metainfo(_meta(height, width, index))
+    sample.set_metainfo(
+        dict(
+            text=NAMES[:things],
+            custom_entities=True,
+            tokens_positive=None,
+            homography_matrix=eye,
+        )
+    )
+    return sample
+
+
+def _proposals(boxes: Tensor, height: int, width: int) -> InstanceData:
+    """Boxes for detectors that are given them: true ones, shifted, and a grid."""
+    side = height / 4
+    x, y = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing='ij')
+    corner = torch.stack([x, y], -1).reshape(-1, 2) * side / 2
+    grid = torch.cat([corner, corner + side], 1)
+    found = torch.cat([boxes, boxes + 3, grid])
+    found[:, 0::2] = found[:, 0::2].clamp(0, width)
+    found[:, 1::2] = found[:, 1::2].clamp(0, height)
+    found = found[(found[:, 2:] - found[:, :2] > 2).all(1)]
+    return InstanceData(bboxes=found, scores=torch.linspace(1, 0.1, len(found)))
+
+
+def _pixels(labels: np.ndarray) -> PixelData:
+    return PixelData(data=torch.from_numpy(labels.astype(np.int64))[None])
+
+
+def _edges(labels: np.ndarray) -> np.ndarray:
+    """Borders between classes, as PIDNet's pipeline draws them."""
+    return cv2.dilate(cv2.Canny(labels.astype(np.uint8), 0.1, 0.2), np.ones((3, 3))) > 0
+
+
+def _class_counts(model: Mapping[str, Any]) -> tuple[int, int]:
+    """Classes of objects, and the first class that is none."""
+    found = [
+        head[key]
+        for head in _heads(model)
+        for key in ('num_things_classes', 'num_classes')
+        if isinstance(head.get(key), int)
+    ]
+    things = found[0] if found else 80
+    panoptic = model.get('semantic_head') or model.get('panoptic_head')
+    stuff = (panoptic or {}).get('num_stuff_classes', 1)
+    return things, things if stuff else IGNORE
+
+
+def _heads(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    model = model.get('detector') or model
+    roi = model.get('roi_head') or {}
+    named: list[Any] = [model.get('panoptic_head'), roi.get('bbox_head')]
+    named += [model.get('bbox_head'), model.get('mask_head')]
+    heads: list[Any] = []
+    for head in named:
+        heads += head if isinstance(head, (list, tuple)) else [head]
+    return [head for head in heads if isinstance(head, Mapping)]
