@@ -1,14 +1,25 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# Both set up a virtual environment first; what is done already is skipped.
+# `make test-onedl` runs the core of the tests on a second stack, in an environment of
+# its own. All set up what they need first; what is done already is skipped.
 VENV ?= .venv
 PYTHON ?=
 ARGS ?=
 JOBS ?= 2
 PY := $(VENV)/bin/python
+ONEDL_VENV ?= .venv-onedl
+ONEDL_PY := $(ONEDL_VENV)/bin/python
 # One BLAS thread per test process: two processes share the cores evenly.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# What `make test-onedl` runs: all that touches the host libraries. Left out is what
+# is about this repository (documents, packaging, set-up, style of imports), the
+# demo's results, and what is the same code on both stacks.
+CORE := $(addprefix tests/,losses hooks runner compat tools det seg test_taps.py \
+	test_distiller.py test_dry_run.py test_teacher.py test_teacher_loading.py \
+	test_config.py test_training.py test_export.py test_rng.py)
+# Seconds after which that run is stopped and has failed.
+CORE_LIMIT ?= 600
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg demo-seeds demo-seg-seeds test lint format typecheck docs check clean
+.PHONY: help setup demo demo-seg demo-seeds demo-seg-seeds test setup-onedl test-onedl lint format typecheck docs check clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' \
@@ -33,6 +44,16 @@ demo-seg-seeds: setup  ## The same for segmentation
 test: setup  ## Run every test and doctest (ARGS='-k name' for some)
 	$(TEST_ENV) $(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
+setup-onedl:  ## Create the second environment, with the OneDL forks
+	@PYTHON='$(PYTHON)' VENV='$(ONEDL_VENV)' REQUIREMENTS=requirements/onedl.txt \
+		sh requirements/setup.sh
+
+test-onedl: setup-onedl  ## Run the core of the tests on the OneDL forks
+	$(TEST_ENV) timeout --kill-after=20 $(CORE_LIMIT) $(ONEDL_PY) -m pytest -n $(JOBS) \
+		--dist worksteal $(CORE) $(ARGS) || { status=$$?; [ $$status -lt 124 ] || \
+		echo 'FAILED: the tests on OneDL took more than $(CORE_LIMIT) s' >&2; \
+		exit $$status; }
+
 lint: setup  ## Check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -51,4 +72,4 @@ check: lint typecheck docs test  ## All of the above checks
 
 clean:  ## Remove build products and caches (keeps the environment and data)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -195,6 +195,36 @@ def test_the_second_stack_differs_in_the_host_libraries_and_what_they_need():
     assert others == {'opencv-python'}
 
 
+@pytest.mark.parametrize(
+    ('command', 'name'),
+    [('make test', 'requirements.txt'), ('make test-onedl', 'requirements/onedl.txt')],
+)
+def test_the_table_of_tested_versions_names_the_pinned_ones(command, name):
+    text = (ROOT / 'docs' / 'install.md').read_text(encoding='utf-8')
+    rows = [line for line in text.splitlines() if f'| `{command}`,' in line]
+    pinned = dict(line.partition(';')[0].split('==') for line in pins(name))
+    hosts = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation')
+    expected = [
+        version
+        for package, version in pinned.items()
+        if package in ('torch', 'torchvision', 'numpy')
+        or any(host in package for host in hosts)
+    ]
+    assert len(rows) == 1
+    assert len(expected) == 7
+    named = re.findall(r'\d[\d.]+\d', rows[0])
+    assert sorted(named) == sorted(['3.11', *expected])
+
+
+def test_continuous_integration_runs_what_the_readme_names():
+    script = (ROOT / '.ci' / 'run').read_text(encoding='utf-8')
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    commands = re.findall(r'^(?:exec )?(make [\w-]+)', script, re.MULTILINE)
+    assert commands == ['make test', 'make test-onedl']
+    assert 'make test\n' in readme
+    assert '`make test-onedl`' in readme
+
+
 def test_the_pinned_set_holds_all_that_the_extras_ask_for():
     pinned = {re.split(r'[=;]', line)[0] for line in pins('requirements.txt')}
     source = (ROOT / 'setup.py').read_text(encoding='utf-8')
