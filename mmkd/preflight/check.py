@@ -1,0 +1,256 @@
+"""All checks in order, each section printed as soon as it is known."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import Config
+from rich.console import Console
+
+from ..config import is_distilled
+from ..data_check import check_class_count, check_labels
+from ..rng import preserved_rng
+from .cost import MEMORY_STEPS, cost_table, measure_cost
+from .findings import Findings
+from .fit_report import check_fit, class_names, fit_table, inputs_told
+from .layout import print_verdict, section
+from .networks import (
+    describe,
+    describe_adapters,
+    first_weights,
+    input_size,
+    networks_table,
+)
+from .progress import Stages
+from .rehearsal import Rehearsal, rehearse
+from .teacher_metric import (
+    batches_of,
+    check_metric,
+    check_pipelines,
+    comparable,
+    evaluate_teacher,
+    metric_table,
+)
+from .terms import GRADIENT, check_terms, measure_terms, terms_table
+
+_DATA = (
+    'training cannot run without the data set: put it there, or name the folder that '
+    'holds it with MMKD_DATA=<folder> (docs/data.md)'
+)
+HOW_TO_NAME_A_TEACHER = (
+    'the config names no teacher, so there is nothing to check; add --teacher '
+    '<zoo name, config or checkpoint> --method <preset>, or write a distillation '
+    'config (README.md shows one)'
+)
+
+
+def check(
+    cfg: Config,
+    device: str | None = None,
+    batches: int | None = 5,
+    steps: int = 5,
+    console: Console | None = None,
+    progress: Console | None = None,
+) -> Findings:
+    """Rehearse a training run and print what it would be like.
+
+    Nothing is written but to a temporary folder, and the random state is left as
+    it was.
+
+    Args:
+        cfg: Config of the run, as :func:`mmkd.training.train_config` gives it.
+        device: Where the models run; the Runner's choice if not given.
+        batches: Validation batches that the teacher is evaluated on; ``None`` for
+            all.
+        steps: Training steps of each kind that are timed.
+        console: Where the report goes, the standard output if not given.
+        progress: Where it is told what is being done, the standard error if not
+            given.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: If the config has no teacher.
+    """
+    if not is_distilled(cfg):
+        raise ValueError(HOW_TO_NAME_A_TEACHER)
+    report = console or _standard_output()
+    stages = Stages(progress or Console(file=sys.stderr))
+    findings = Findings()
+    with (
+        preserved_rng(),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),  # pycocotools is talkative
+        tempfile.TemporaryDirectory(prefix='mmkd-check-') as folder,
+    ):
+        warnings.simplefilter('ignore')  # of the host libraries, as in training
+        with stages.stage('building both models'):
+            run = rehearse(cfg, folder, device, findings)
+        _Sections(run, report, stages, findings).all(batches, steps)
+    print_verdict(findings, report)
+    return findings
+
+
+def _standard_output() -> Console:
+    # Named now: what a run prints goes elsewhere.
+    console = Console(file=sys.stdout)
+    return console if console.is_terminal else Console(file=sys.stdout, width=120)
+
+
+class _Sections:
+    def __init__(
+        self, run: Rehearsal, report: Console, stages: Stages, findings: Findings
+    ) -> None:
+        self.run = run
+        self.report = report
+        self.stages = stages
+        self.findings = findings
+
+    def all(self, batches: int | None, steps: int) -> None:
+        self.models()
+        self.first_weights()
+        train = self.loop('training', 'train_loop')
+        classes = _classes(train) or class_names(self.run.cfg)
+        if self.run.model is not None and classes:
+            with self.findings.guarded('classes', 'or take data of these classes'):
+                check_class_count(self.run.model, classes)
+        if self.run.distiller is not None:
+            check_fit(self.run.distiller, self.run.cfg, classes, self.findings)
+            told = f'Preprocessing: {inputs_told(self.run.distiller.teacher)}'
+            self.report.print(section('Fit', fit_table(self.run.distiller), told))
+        batch = self.batch(train)
+        if batch is None or self.run.distiller is None:
+            self.skipped('One batch, cost', 'they need both models and the data')
+        else:
+            self.one_batch(batch)
+            self.cost(batch, steps, train)
+        self.teacher(batches, classes)
+
+    def models(self) -> None:
+        size, networks = input_size(self.run.cfg), {}
+        with self.stages.stage('counting parameters and GFLOPs'):
+            if self.run.model is not None:
+                start = self.run.cfg.get('load_from')
+                source = f'load_from {start}' if start else first_weights(self.run.cfg)
+                networks['student'] = describe(
+                    self.run.model, source, size, self.findings
+                )
+            if self.run.teacher is not None:
+                its = self.run.teacher
+                kind = 'random' if its.is_random else 'strictly loaded'
+                source = f'{its.source}; {kind}, {its.digest}'
+                networks['teacher'] = describe(its.model, source, size, self.findings)
+            if self.run.distiller is not None:
+                networks['adapters'] = describe_adapters(self.run.distiller)
+        self.report.print(section('Models', networks_table(networks, size)))
+
+    def first_weights(self) -> None:
+        """Give the student the weights that training starts from."""
+        if self.run.model is None:
+            return
+        with (
+            self.stages.stage("initialising the student's weights"),
+            self.findings.guarded("the student's first weights", 'see init_cfg'),
+        ):
+            self.run.model.init_weights()
+            self.run.runner.load_or_resume()  # type: ignore[union-attr]
+
+    def loop(self, what: str, name: str) -> Any:
+        """A loop of the runner with its data, or ``None`` with an error."""
+        if self.run.runner is None:
+            return None
+        with (
+            self.stages.stage(f'reading the {what} data set'),
+            self.findings.guarded(f'the {what} data', _DATA),
+        ):
+            loop = getattr(self.run.runner, name)
+            if not len(loop.dataloader.dataset):
+                raise ValueError('the data set is empty')
+            return loop
+        return None
+
+    def batch(self, train: Any) -> Any:
+        if train is None:
+            return None
+        with (
+            self.stages.stage('loading a training batch'),
+            self.findings.guarded('a training batch cannot be loaded', _DATA),
+        ):
+            batch = next(iter(train.dataloader))
+            if self.run.model is not None and isinstance(batch, dict):
+                check_labels(self.run.model, batch.get('data_samples'))
+            return batch
+        return None
+
+    def optim_wrapper(self) -> Any:
+        runner: Any = self.run.runner
+        return runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+
+    def one_batch(self, batch: Any) -> None:
+        with (
+            self.stages.stage('one batch, forward and backward'),
+            self.findings.guarded('one batch'),
+        ):
+            terms = measure_terms(self.run.model, batch, self.optim_wrapper())
+            check_terms(terms, self.findings)
+            title = f'One batch of {_pictures(batch)} pictures, first weights'
+            self.report.print(section(title, terms_table(terms), GRADIENT))
+
+    def cost(self, batch: Any, steps: int, train: Any) -> None:
+        remedy = 'a smaller train_dataloader.batch_size needs less memory'
+        total = 2 * steps + MEMORY_STEPS
+        with (
+            self.stages.stage('timing training steps', total) as advance,
+            self.findings.guarded('the training steps', remedy),
+        ):
+            cost = measure_cost(
+                self.run.model, batch, self.optim_wrapper(), steps, advance
+            )
+            title = f'Cost, median of {steps} steps of each kind in turn'
+            remark = f'without data loading; memory: {cost.measure}'
+            rows = cost_table(cost, train.max_iters)
+            self.report.print(section(title, rows, remark))
+
+    def teacher(self, batches: int | None, classes: Sequence[str] | None) -> None:
+        its, runner = self.run.teacher, self.run.runner
+        if its is None or runner is None:
+            return self.skipped('Teacher', 'it could not be built')
+        if self.run.cfg.get('val_dataloader') is None:
+            self.findings.note('the config has no val_dataloader to try the teacher on')
+            return self.skipped('Teacher', 'no validation data')
+        val = self.loop('validation', 'val_loop')
+        obstacle = comparable(its, classes)
+        if val is None or obstacle:
+            return self.skipped('Teacher', obstacle or 'it needs the validation data')
+        check_pipelines(its, self.run.cfg, self.findings)
+        with self.findings.guarded(
+            'the teacher on validation data',
+            "it must predict what the student's val_evaluator expects",
+        ):
+            total = len(batches_of(runner, batches))
+            with self.stages.stage('evaluating the teacher', total) as advance:
+                found = evaluate_teacher(its, runner, batches, advance)
+            check_metric(found, len(classes) if classes else None, self.findings)
+            of = f'{found.pictures} of {found.total} validation pictures'
+            self.report.print(section(f'Teacher on {of}', metric_table(found)))
+        return None
+
+    def skipped(self, title: str, reason: str) -> None:
+        self.report.print(section(title, None, f'skipped: {reason}'))
+
+
+def _classes(loop: Any) -> Sequence[str] | None:
+    metainfo = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
+    return (getattr(metainfo, 'metainfo', None) or {}).get('classes')
+
+
+def _pictures(batch: Any) -> int:
+    inputs = batch.get('inputs', ()) if isinstance(batch, dict) else batch
+    return len(inputs)

@@ -1,0 +1,180 @@
+"""What a step takes, with the teacher and without."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from .layout import duration, table
+from .tensor_bytes import held_by, peak_bytes
+
+
+@dataclass
+class Cost:
+    """Seconds of every measured step, and bytes at the peak.
+
+    Args:
+        seconds: ``'stock'`` and ``'distilled'`` -> of every step, taken in turn.
+        peak: The same -> bytes.
+        measure: How memory was measured.
+    """
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    peak: dict[str, int] = field(default_factory=dict)
+    measure: str = ''
+
+    def median(self, kind: str) -> float:
+        """Median of the steps in seconds."""
+        return statistics.median(self.seconds[kind])
+
+
+KINDS = ('stock', 'distilled')
+
+
+#: How often `measure_cost` calls `advance` beside the timed steps.
+MEMORY_STEPS = len(KINDS)
+
+
+def measure_cost(
+    model: Any,
+    batch: Any,
+    optim_wrapper: Any,
+    steps: int,
+    advance: Callable[[], None] = lambda: None,
+) -> Cost:
+    """Time whole training steps: forward, backward, optimizer; no data loading.
+
+    Rates are 0 meanwhile, so that the weights stay. The stock step is the same
+    model with every term switched off, in which the teacher does not run; the
+    teacher's weights do not count as its memory.
+
+    Args:
+        model: The distilled model.
+        batch: A batch of the training data loader; not changed.
+        optim_wrapper: Of the run.
+        steps: Steps of each kind that are timed; two more of each come first and
+            give the memory.
+        advance: Called after every step but the first.
+
+    Returns:
+        The cost.
+    """
+    model.train()
+    cost = Cost({kind: [] for kind in KINDS})
+
+    def step(kind: str) -> float:
+        data = copy.deepcopy(batch)
+        with _terms_on(model.distiller, kind == 'distilled'):
+            return _timed(lambda: model.train_step(data, optim_wrapper), model)
+
+    with _no_rates(optim_wrapper):
+        for kind in KINDS:
+            with _teacher_elsewhere(model, kind == 'stock'):
+                step(kind)  # makes the optimizer's state, which then stays
+                held = _held(model, optim_wrapper, kind == 'distilled')
+                run = functools.partial(step, kind)
+                cost.peak[kind], cost.measure = peak_bytes(run, held)
+            advance()
+        for _ in range(steps):
+            for kind in KINDS:
+                cost.seconds[kind].append(step(kind))
+                advance()
+    return cost
+
+
+def _timed(function: Callable[[], Any], model: Any) -> float:
+    on_gpu = next(model.parameters()).is_cuda
+    if on_gpu:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if on_gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _terms_on(distiller: Any, on: bool) -> Iterator[None]:
+    factors = dict(distiller.factors)
+    if not on:
+        distiller.factors.update(dict.fromkeys(factors, 0.0))
+    try:
+        yield
+    finally:
+        distiller.factors.update(factors)
+
+
+@contextmanager
+def _no_rates(optim_wrapper: Any) -> Iterator[None]:
+    groups = [g for o in _optimizers(optim_wrapper) for g in o.param_groups]
+    rates = [group['lr'] for group in groups]
+    for group in groups:
+        group['lr'] = 0.0
+    try:
+        yield
+    finally:
+        for group, rate in zip(groups, rates):
+            group['lr'] = rate
+
+
+@contextmanager
+def _teacher_elsewhere(model: Any, away: bool) -> Iterator[None]:
+    """On a GPU, out of its memory for the stock step."""
+    network = model.distiller.teacher.model
+    device = next(network.parameters(), torch.zeros(())).device
+    away = away and device.type == 'cuda'
+    if away:
+        network.to('cpu')
+    try:
+        yield
+    finally:
+        if away:
+            network.to(device)
+
+
+def _held(model: Any, optim_wrapper: Any, distilled: bool) -> list[Tensor]:
+    tensors = [x for name, x in _students(model)]
+    for optimizer in _optimizers(optim_wrapper):
+        for state in optimizer.state.values():
+            tensors += [x for x in state.values() if isinstance(x, Tensor)]
+    if distilled:
+        tensors += held_by(model.distiller) + held_by(model.distiller.teacher.model)
+    return tensors
+
+
+def _students(model: Any) -> Iterator[tuple[str, Tensor]]:
+    for name, child in model.named_children():
+        if name != 'distiller':
+            for tensor in held_by(child):
+                yield name, tensor
+
+
+def _optimizers(optim_wrapper: Any) -> list[Any]:
+    wrappers = getattr(optim_wrapper, 'optim_wrappers', None) or {'': optim_wrapper}
+    return [wrapper.optimizer for wrapper in wrappers.values()]
+
+
+def cost_table(cost: Cost, iterations: int | None) -> Table:
+    """Time and memory with and without the teacher."""
+    numbers = (*KINDS, 'ratio')
+    rows = table('', *numbers, numbers=numbers)
+    times = [cost.median(kind) for kind in KINDS]
+    rows.add_row('step', *map(duration, times), f'{times[1] / times[0]:.2f}')
+    if iterations:
+        whole = (duration(t * iterations) for t in times)
+        rows.add_row(f'{iterations:,} steps', *whole, '')
+    peaks = [cost.peak[kind] for kind in KINDS]
+    rows.add_row(
+        'memory', *(f'{p / 2**20:.4g} MiB' for p in peaks), f'{peaks[1] / peaks[0]:.2f}'
+    )
+    return rows
