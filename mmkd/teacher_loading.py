@@ -81,6 +81,8 @@ def load_teacher(
         load_strictly(model, state, options.get('allow_missing', ()), str(checkpoint))
         # Where MMDetection's own `init_detector` leaves the names of the classes.
         model.dataset_meta = dict(classes=_class_names(contents))
+    elif hasattr(model, 'init_weights'):
+        model.init_weights()  # deformable DETRs have weights without values before
     config = options.get('config')
     name = config if isinstance(config, (str, Path)) else getattr(cfg, 'filename', None)
     source = ', '.join(str(part) for part in (name, checkpoint) if part)

@@ -100,6 +100,7 @@ class Trial:
 
     def _built(self, cfg: Config) -> nn.Module:
         model: Any = MODELS.build(copy.deepcopy(cfg.model))
+        model.init_weights()  # some of them have no values before
         return revert_sync_batchnorm(model)
 
     def _batch(self, model: nn.Module) -> dict[str, Any]:
@@ -159,7 +160,8 @@ class Trial:
                 break
             except Exception as error:
                 problems = problems_of(error)
-                if not problems:  # no fault of one of them
+                if not problems or {p.where for p in problems} - left.keys():
+                    # No fault of one of them.
                     trace = _traceback()
                     return {t.label: f'fails: {trace}' for t in terms} | found
                 for problem in problems:
