@@ -14,13 +14,14 @@ from typing import Any
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner
 
 from .config import model_scope
 from .data_check import check_class_count, check_labels
 from .host_errors import explained
 from .problems import problems_of
+from .taps import nearest
 from .teacher_loading import load_contents_strictly
 
 #: Launcher -> what it sets in the environment, and how it is used.
@@ -202,6 +203,7 @@ def build_runner(
         raise ValueError(
             f'--launcher {launcher} needs {command} <tool> ... --launcher {launcher}'
         )
+    _check_optimizer(cfg)
     kind: Any = RUNNERS.get(cfg.get('runner_type') or 'Runner')
     if writes_config:
         return kind.from_cfg(cfg)
@@ -209,6 +211,17 @@ def build_runner(
     runner = silent.from_cfg(cfg)
     runner.__class__ = kind
     return runner
+
+
+def _check_optimizer(cfg: Config) -> None:
+    # mmengine's own error for an unknown one does not name it.
+    kind = ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('type')
+    with OPTIMIZERS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+        if isinstance(kind, str) and registry.get(kind) is None:
+            raise ValueError(
+                f'optim_wrapper.optimizer.type must be an optimizer but is {kind!r}'
+                f'{nearest(kind, OPTIMIZERS.module_dict)}'
+            )
 
 
 def use_tta(cfg: Config) -> Config:

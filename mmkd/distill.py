@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmengine.logging import print_log
@@ -226,11 +226,11 @@ def _build_losses(
         if cfg is None:  # switched off by a config that inherits
             continue
         with problems.caught(name):
-            built[name] = _build_loss(name, cfg)
+            built[name] = _build_loss(name, cfg, losses.keys() - {name})
     return built
 
 
-def _build_loss(name: str, cfg: Any) -> DistillLoss:
+def _build_loss(name: str, cfg: Any, others: Iterable[str]) -> DistillLoss:
     if isinstance(cfg, DistillLoss):
         return cfg
     if not isinstance(cfg, Mapping):
@@ -239,7 +239,9 @@ def _build_loss(name: str, cfg: Any) -> DistillLoss:
             f'{type(cfg).__name__}'
         )
     if 'type' not in cfg:
-        raise ValueError(f'{name} must have a type but is {dict(cfg)}')
+        raise ValueError(
+            f'{name} must have a type but is {dict(cfg)}{nearest(name, others)}'
+        )
     kind = _loss_class(name, cfg)
     accepted = inspect.signature(kind).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -90,9 +90,15 @@ class DistillScheduleHook(Hook):
     def __init__(self, losses: Mapping[str, Mapping[str, Any]]) -> None:
         self.schedules = {}
         for name, arguments in losses.items():
+            accepted = {field.name for field in fields(Schedule)}
+            if not isinstance(arguments, Mapping) or arguments.keys() - accepted:
+                raise ValueError(
+                    f'schedule of {name} must be a dict of begin, end, ramp and '
+                    f'by_epoch but is {arguments}'
+                )
             try:
                 self.schedules[name] = Schedule(**arguments)
-            except TypeError as error:
+            except (TypeError, ValueError) as error:
                 raise ValueError(f'schedule of {name}: {error}') from error
 
     def before_train(self, runner: Any) -> None:

@@ -152,7 +152,7 @@ def test_an_unknown_name_is_an_error_before_training(model, tmp_path):
         (dict(begin=-1), 'begin and ramp must be >= 0 but are -1 and 0'),
         (dict(ramp=-0.5), 'begin and ramp must be >= 0 but are 0 and -0.5'),
         (dict(begin=3, end=3), 'end must be after begin but they are 3 and 3'),
-        (dict(start=1), "schedule of loss_x: .*'start'"),
+        (dict(start=1), "schedule of loss_x .*'start'"),
     ],
 )
 def test_contradictions_are_errors(arguments, message):
