@@ -30,7 +30,7 @@ HOSTS = [
     'setuptools<81',
 ]
 DEMO = ['scikit-learn', 'scikit-image', 'matplotlib']
-TESTS = ['pytest', 'pytest-timeout', 'pytest-xdist', *DEMO]
+TESTS = ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', *DEMO]
 
 setup(
     name='mmkd',

@@ -12,7 +12,13 @@ from torch import Tensor
 from ..batch import Batch
 from ..registry import MODELS
 from .box_head import BoxHeadLoss
-from .precision import averaged_rows, check_rows, check_same_shape, full_precision
+from .precision import (
+    averaged_rows,
+    check_rows,
+    check_same_shape,
+    full_precision,
+    only_weighted,
+)
 
 
 @full_precision
@@ -65,6 +71,7 @@ def bounded_regression_loss(
     check_same_shape(student, teacher)
     check_same_shape(student, target)
     check_rows(student, weight)
+    student, teacher, target = only_weighted(weight, student, teacher, target)
     error = (student - target).square().sum(1)
     rows = error * is_bounded(student, teacher, target, margin)
     return averaged_rows(rows, weight, avg_factor)

@@ -11,7 +11,13 @@ from torch import Tensor
 from ..batch import Batch
 from ..registry import MODELS
 from .head_rows import HeadRowsLoss, Rows, total_over_ranks
-from .precision import check_rows, check_same_shape, check_temperature, full_precision
+from .precision import (
+    check_rows,
+    check_same_shape,
+    check_temperature,
+    full_precision,
+    only_weighted,
+)
 
 FORMS = ('softmax', 'sigmoid')
 
@@ -66,6 +72,7 @@ def classification_distillation_loss(
     check_temperature(temperature)
     if form not in FORMS:
         raise ValueError(f'form must be one of {FORMS} but is {form!r}')
+    student, teacher = only_weighted(weight, student, teacher)
     s, t = student / temperature, teacher.detach() / temperature
     if form == 'softmax':
         log_s, log_t = s.log_softmax(1), t.log_softmax(1)

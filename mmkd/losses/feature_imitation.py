@@ -21,7 +21,12 @@ from .imitation_region import (
     general_instance_region,
 )
 from .level_pairs import check_pairs, paired, pairs_by_stride
-from .precision import check_mask, check_same_shape, full_precision
+from .precision import (
+    check_mask,
+    check_same_shape,
+    full_precision,
+    only_weighted,
+)
 
 NORMS = ('l2', 'l1')
 RESIZE_MODES = ('nearest', 'bilinear', 'bicubic', 'area')
@@ -77,12 +82,13 @@ def feature_imitation_loss(
     if norm not in NORMS:
         raise ValueError(f'norm must be one of {NORMS} but is {norm!r}')
     error = student - teacher.detach()
+    if mask is not None:
+        check_mask(mask, student)
+        (error,) = only_weighted(mask, error)
     error = error.square() if norm == 'l2' else error.abs()
     if mask is None:
         return error.sum() / max(error.numel(), 1)
-    check_mask(mask, student)
     mask = mask.to(error.dtype)
-    error = error.masked_fill(mask == 0, 0)  # infinity times 0 would be NaN
     selected = mask.sum() * student.shape[1]
     # An empty selection divides 0 by 1: a zero that still reaches the student.
     return (error * mask).sum() / selected.masked_fill(selected == 0, 1)

@@ -10,7 +10,13 @@ from torch import Tensor
 from ..batch import Batch
 from ..registry import MODELS
 from .head_rows import HeadRowsLoss, Rows, total_over_ranks
-from .precision import check_rows, check_same_shape, check_temperature, full_precision
+from .precision import (
+    check_rows,
+    check_same_shape,
+    check_temperature,
+    full_precision,
+    only_weighted,
+)
 
 BIN_REDUCTIONS = ('mean', 'sum')
 EDGES = 4
@@ -69,6 +75,7 @@ def localization_distillation_loss(
         raise ValueError(
             f'bin_reduction must be one of {BIN_REDUCTIONS} but is {bin_reduction!r}'
         )
+    student, teacher = only_weighted(weight, student, teacher)
     log_s = (student / temperature).log_softmax(1)
     log_t = (teacher.detach() / temperature).log_softmax(1)
     terms = log_t.exp() * (log_t - log_s)

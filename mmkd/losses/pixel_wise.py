@@ -11,7 +11,12 @@ from torch import Tensor
 from ..batch import Batch
 from ..registry import MODELS
 from .base import DistillLoss, paired_levels
-from .precision import check_same_shape, check_temperature, full_precision
+from .precision import (
+    check_same_shape,
+    check_temperature,
+    full_precision,
+    only_weighted,
+)
 from .score_maps import resized, scored_alike
 
 NORMALIZERS = ('valid_pixels', 'pami_code', 'cvpr19_code')
@@ -68,11 +73,13 @@ def pixel_wise_loss(
         raise ValueError(
             f'logits must have shape (N, C, H, W) but have {tuple(student.shape)}'
         )
+    if valid_mask is not None:
+        valid = _as_pixels(valid_mask, student[:, 0])
+        student, teacher = only_weighted(valid[:, None], student, teacher)
     log_s, log_t = _log_probabilities(student, teacher.detach(), temperature)
     pixels = (log_t.exp() * (log_t - log_s)).sum(1)
     if valid_mask is None:
         return pixels.sum() * temperature**2 / max(pixels.numel(), 1)
-    valid = _as_pixels(valid_mask, pixels)
     pixels = pixels.masked_fill(~valid, 0)
     return pixels.sum() * temperature**2 / valid.sum().clamp(min=1)
 

@@ -74,6 +74,32 @@ def averaged_rows(
     return rows.sum() / avg_factor
 
 
+def only_weighted(weight: Tensor | None, *rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows with 0 in the place of those of weight 0.
+
+    What they hold must not matter: infinity times 0 is NaN, in the gradient, too.
+
+    Args:
+        weight: Weight of every row, shape (N,), or a mask of the shape of the rows up
+            to axes of size 1; ``None`` if all count.
+        rows: Shape (N, ...).
+
+    Returns:
+        The rows.
+
+    Example:
+        >>> only_weighted(torch.tensor([0.0, 2.0]), torch.tensor([[torch.inf], [3.0]]))
+        (tensor([[0.],
+                [3.]]),)
+    """
+    if weight is None:
+        return rows
+    unused = weight == 0
+    missing = rows[0].dim() - unused.dim()
+    unused = unused.view(*unused.shape, *[1] * missing)
+    return tuple(x.masked_fill(unused, 0) for x in rows)
+
+
 def check_same_shape(student: Tensor, teacher: Tensor) -> None:
     """Raise ``ValueError`` unless both tensors have one shape."""
     if student.shape != teacher.shape:

@@ -9,7 +9,13 @@ from torch import Tensor
 from ..batch import Batch
 from ..registry import MODELS
 from .base import DistillLoss, paired_levels
-from .precision import check_mask, check_same_shape, check_temperature, full_precision
+from .precision import (
+    check_mask,
+    check_same_shape,
+    check_temperature,
+    full_precision,
+    only_weighted,
+)
 
 
 @full_precision
@@ -57,11 +63,13 @@ def soft_target_loss(
         raise ValueError(
             f'logits must have shape (N, C, ...) but have {tuple(student.shape)}'
         )
+    if mask is not None:
+        check_mask(mask, student)
+        student, teacher = only_weighted(mask, student, teacher)
     log_s = (student / temperature).log_softmax(1)
     log_t = (teacher.detach() / temperature).log_softmax(1)
     terms = (log_t.exp() * (log_t - log_s)).sum(1, keepdim=True)
     if mask is not None:
-        check_mask(mask, student)
         terms = terms.masked_fill(~mask.bool(), 0)
     return terms.sum() * temperature**2 / max(student.shape[0], 1)
 

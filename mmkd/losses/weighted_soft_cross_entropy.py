@@ -19,6 +19,7 @@ from .precision import (
     check_same_shape,
     check_temperature,
     full_precision,
+    only_weighted,
 )
 
 
@@ -77,6 +78,7 @@ def weighted_soft_cross_entropy(
             f'background_index must be one of {student.shape[1]} columns but is '
             f'{background_index}'
         )
+    student, teacher = only_weighted(weight, student, teacher)
     chance = (teacher.detach() / temperature).softmax(1)
     of_class = torch.ones_like(chance[:1])
     of_class[:, background_index] = background_weight
@@ -132,6 +134,7 @@ def weighted_soft_binary_cross_entropy(
         raise ValueError(f'logits must have shape (N,) but have {tuple(student.shape)}')
     check_rows(student[:, None], weight)
     check_temperature(temperature)
+    student, teacher = only_weighted(weight, student, teacher)
     s, t = student / temperature, teacher.detach() / temperature
     foreground = t.sigmoid() * F.logsigmoid(s)
     # The sigmoid of -t is 1 - p without the cancellation.
