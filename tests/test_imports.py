@@ -14,8 +14,8 @@ APPLICATIONS = {'coverage', 'demo'}
 LEAVES = APPLICATIONS | {'det', 'gan', 'netaug', 'seg', 'text'}
 # What losses, taps and adapters may know of: never a teacher or a runner.
 FOUNDATION = {'adapters', 'batch', 'compat', 'losses', 'registry', 'rng', 'taps'}
-# matplotlib is a requirement of mmengine.
-CORE_LIBRARIES = {'matplotlib', 'mmengine', 'numpy', 'torch', 'torchvision'}
+# matplotlib and rich are requirements of mmengine.
+CORE_LIBRARIES = {'matplotlib', 'mmengine', 'numpy', 'rich', 'torch', 'torchvision'}
 HOST_OF_LEAF = {'det': {'mmdet', 'mmcv'}, 'seg': {'mmseg', 'mmcv'}}
 HOSTS = {'mmcv', 'mmdet', 'mmseg', 'transformers'}
 

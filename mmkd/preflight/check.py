@@ -129,8 +129,7 @@ class _Sections:
         if batch is None or self.run.distiller is None:
             self.skipped('One batch, cost', 'they need both models and the data')
         else:
-            self.one_batch(batch)
-            self.cost(batch, steps, train)
+            self.steps(batch, steps, train.max_iters)
         self.teacher(batches, classes)
 
     def models(self) -> None:
@@ -183,40 +182,46 @@ class _Sections:
             self.stages.stage('loading a training batch'),
             self.findings.guarded('a training batch cannot be loaded', _DATA),
         ):
-            batch = next(iter(train.dataloader))
+            # A loop of iterations has begun to read; a second reader would end it.
+            stream = getattr(train, 'dataloader_iterator', None)
+            batch = next(stream if stream is not None else iter(train.dataloader))
             if self.run.model is not None and isinstance(batch, dict):
                 check_labels(self.run.model, batch.get('data_samples'))
             return batch
         return None
 
-    def optim_wrapper(self) -> Any:
+    def steps(self, batch: Any, steps: int, iterations: int) -> None:
+        """What needs an optimizer and a batch."""
         runner: Any = self.run.runner
-        return runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+        with self.findings.guarded('the optimizer', 'see optim_wrapper'):
+            wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+            runner.optim_wrapper = wrapper
+            if runner.param_schedulers:
+                runner.build_param_scheduler(runner.param_schedulers)
+            self.one_batch(batch, wrapper)
+            self.cost(batch, wrapper, steps, iterations)
 
-    def one_batch(self, batch: Any) -> None:
+    def one_batch(self, batch: Any, optim_wrapper: Any) -> None:
         with (
             self.stages.stage('one batch, forward and backward'),
             self.findings.guarded('one batch'),
         ):
-            terms = measure_terms(self.run.model, batch, self.optim_wrapper())
+            terms = measure_terms(self.run.model, batch, optim_wrapper)
             check_terms(terms, self.findings)
             title = f'One batch of {_pictures(batch)} pictures, first weights'
             self.report.print(section(title, terms_table(terms), GRADIENT))
 
-    def cost(self, batch: Any, steps: int, train: Any) -> None:
+    def cost(self, batch: Any, optim_wrapper: Any, steps: int, iterations: int) -> None:
         remedy = 'a smaller train_dataloader.batch_size needs less memory'
         total = 2 * steps + MEMORY_STEPS
         with (
             self.stages.stage('timing training steps', total) as advance,
             self.findings.guarded('the training steps', remedy),
         ):
-            cost = measure_cost(
-                self.run.model, batch, self.optim_wrapper(), steps, advance
-            )
+            cost = measure_cost(self.run.model, batch, optim_wrapper, steps, advance)
             title = f'Cost, median of {steps} steps of each kind in turn'
             remark = f'without data loading; memory: {cost.measure}'
-            rows = cost_table(cost, train.max_iters)
-            self.report.print(section(title, rows, remark))
+            self.report.print(section(title, cost_table(cost, iterations), remark))
 
     def teacher(self, batches: int | None, classes: Sequence[str] | None) -> None:
         its, runner = self.run.teacher, self.run.runner
