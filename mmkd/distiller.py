@@ -15,6 +15,7 @@ from .batch import Batch
 from .dry_run import DryRun, dry_run
 from .fit import Tapped, tapped
 from .losses.base import DistillLoss
+from .paramwise import spare
 from .problems import Problems
 from .resume_check import ResumeCheck
 from .taps import Tap, record, resolve
@@ -285,6 +286,10 @@ def _prepare_loss(name: str, loss: Any, ours: DryRun, theirs: DryRun) -> None:
         reasons = [r for r in (ours.failure, theirs.failure) if r]
         because = f' ({"; ".join(reasons)})' if reasons else ''
         raise type(error)(f'{name}: {error}{because}') from error
+
+
+# Whatever optimizer is built for a model with a distiller in it.
+spare(Distiller)
 
 
 def _paths(loss: DistillLoss) -> tuple[tuple[str, ...], tuple[str, ...]]:
