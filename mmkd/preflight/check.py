@@ -115,7 +115,7 @@ class _Sections:
 
     def all(self, batches: int | None, steps: int) -> None:
         self.models()
-        self.first_weights()
+        self.initialise()
         train = self.loop('training', 'train_loop')
         classes = _classes(train) or class_names(self.run.cfg)
         if self.run.model is not None and classes:
@@ -150,7 +150,7 @@ class _Sections:
                 networks['adapters'] = describe_adapters(self.run.distiller)
         self.report.print(section('Models', networks_table(networks, size)))
 
-    def first_weights(self) -> None:
+    def initialise(self) -> None:
         """Give the student the weights that training starts from."""
         if self.run.model is None:
             return
@@ -198,8 +198,18 @@ class _Sections:
             runner.optim_wrapper = wrapper
             if runner.param_schedulers:
                 runner.build_param_scheduler(runner.param_schedulers)
+            self.scheduled(runner)
             self.one_batch(batch, wrapper)
             self.cost(batch, wrapper, steps, iterations)
+
+    def scheduled(self, runner: Any) -> None:
+        for hook in runner.hooks:
+            names = ', '.join(getattr(hook, 'schedules', ()))
+            if names:
+                self.findings.note(
+                    f'{names}: the weight follows a schedule; it is at its full value '
+                    'in all figures here'
+                )
 
     def one_batch(self, batch: Any, optim_wrapper: Any) -> None:
         with (

@@ -173,7 +173,7 @@ def input_size(cfg: Config) -> tuple[int, int] | None:
 
     Returns:
         The last crop or resize of the validation pipeline, else of the training
-        pipeline; ``None`` if they are not of a known size.
+        pipeline, else the preprocessor's size; ``None`` if none is known.
 
     Example:
         >>> steps = [dict(type='Resize', scale=(1333, 800)), dict(type='RandomFlip')]
@@ -186,6 +186,10 @@ def input_size(cfg: Config) -> tuple[int, int] | None:
                 return tuple(step['crop_size'])
             if _is_size(step.get('scale')):  # (width, height), unlike crops
                 return tuple(step['scale'])[::-1]  # type: ignore[return-value]
+    for owner in (cfg, cfg.get('model') or {}, cfg.get('model', {}).get('student', {})):
+        size = (owner.get('data_preprocessor') or {}).get('size')
+        if _is_size(size):
+            return tuple(size)
     return None
 
 
