@@ -13,7 +13,7 @@ _HEADS = re.compile(r'((roi_head\.)?bbox_head|decode_head)(\.\d+)?')
 
 
 def check_class_count(model: nn.Module, classes: Sequence[str] | None) -> None:
-    """Raise ``ValueError`` if the data has more classes than a head.
+    """Raise ``ValueError`` if the data has more classes than a box head.
 
     Args:
         model: A detector or segmentor.
@@ -27,7 +27,8 @@ def check_class_count(model: nn.Module, classes: Sequence[str] | None) -> None:
         ValueError: bbox_head has num_classes=1 but the data has 2 classes: cat, dog...
     """
     for path, head in _heads(model):
-        if classes and len(classes) > head.num_classes:
+        # Label maps may hold fewer classes than their data set has names.
+        if 'bbox' in path and classes and len(classes) > head.num_classes:
             raise ValueError(
                 f'{path} has num_classes={head.num_classes} but the data has '
                 f'{len(classes)} classes: {_listed(classes)}; make num_classes of '
