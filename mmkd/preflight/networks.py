@@ -189,7 +189,7 @@ def input_size(cfg: Config) -> tuple[int, int] | None:
     for owner in (cfg, cfg.get('model') or {}, cfg.get('model', {}).get('student', {})):
         size = (owner.get('data_preprocessor') or {}).get('size')
         if _is_size(size):
-            return tuple(size)
+            return tuple(size)  # type: ignore[arg-type]
     return None
 
 
