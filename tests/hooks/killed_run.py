@@ -14,12 +14,13 @@ import select
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from toy import CWD, HINT, by_iteration, distilled, load, quicken, train
+from toy import CWD, HINT, by_iteration, distilled, load, make_runner, quicken
 
 from mmkd.fileio import PART_SUFFIX
 
@@ -64,12 +65,18 @@ class Tick(Hook):
         os.write(self.pipe, b'.')
 
 
-def run(folder: Path, iterations: int, **changes):
+def run(folder: Path, iterations: int | None, **changes):
+    """A part of one long run, whose critic's rate follows from its whole length."""
     changes = {**CHANGES, **changes}
     changes['train_cfg'] = dict(
-        by_epoch=False, max_iters=iterations, val_interval=10**6, _delete_=True
+        by_epoch=False, max_iters=10**4, val_interval=10**6, _delete_=True
     )
-    return train(distilled(TERMS), folder, **changes)
+    if iterations is not None:
+        changes['default_hooks.stop'] = dict(type='StopAfter', iteration=iterations)
+    runner = make_runner(distilled(TERMS), folder, **changes)
+    with suppress(KeyboardInterrupt):
+        runner.train()
+    return runner
 
 
 def fork(folder: Path) -> tuple[int, int]:
@@ -84,7 +91,7 @@ def fork(folder: Path) -> tuple[int, int]:
     os.dup2(null, 2)
     try:
         hook = {'default_hooks.tick': dict(type='Tick', pipe=write)}
-        run(folder, 10**6, resume=True, **hook)
+        run(folder, None, resume=True, **hook)
     finally:
         os._exit(1)
 
