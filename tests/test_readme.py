@@ -117,6 +117,9 @@ def test_commands_exist(command):
         assert {word for word in rest if '=' not in word} <= make_targets()
     elif first == 'python':
         check_tool(rest[0], rest[1:])
+    elif first in ('torchrun', 'srun'):  # their own options are theirs
+        tool = next(i for i, word in enumerate(rest) if word.startswith('tools/'))
+        check_tool(rest[tool], rest[tool + 1 :])
     else:
         assert f'{first} {rest[0]}' in NOT_RUN
 
