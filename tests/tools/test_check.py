@@ -203,7 +203,7 @@ def test_a_segmentor(place, tmp_path):
     for name in ('aAcc', 'mIoU', 'mAcc'):
         value = float(row(done.out, name)[1])
         assert value == pytest.approx(metrics[name], abs=5e-3)
-    assert 'classes 11' in done.out
+    assert '11 channels, stride' in done.out
 
 
 def test_training_says_the_cheap_part_by_itself(hint_run):
