@@ -10,7 +10,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.hub import get_config
+
+from .config_path import zoo_file
 
 #: Model types of this project that hold a stock student under `student`.
 WRAPPERS = {
@@ -65,7 +66,7 @@ def _read(path: str) -> Config:
 
 
 def _zoo_config(name: str) -> Config:
-    package, _, path = name.partition('::')
+    package = name.partition('::')[0]
     if package not in MODULE2PACKAGE:
         raise ValueError(
             f'{name!r}: the library is not known to mmengine; '
@@ -74,14 +75,13 @@ def _zoo_config(name: str) -> Config:
     # mmengine would download and install it.
     if importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(f'{name!r}: {package} is not installed', name=package)
-    try:
-        if '/' not in path:  # mmengine takes it for no name at all
-            raise FileNotFoundError(path)
-        return get_config(name, pretrained=True)
-    except AssertionError:  # in the metafile, but without weights
-        return get_config(name)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'{name!r} is not among the shipped configs') from error
+    path, meta = zoo_file(name)
+    if not path.is_file():
+        raise FileNotFoundError(f'{name!r} is not among the shipped configs')
+    cfg = _read(str(path))
+    if 'Weights' in meta:
+        cfg.model_path = meta['Weights']
+    return cfg
 
 
 def method_losses(method: str, scope: str) -> dict[str, Any]:

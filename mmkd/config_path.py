@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.config.utils import MODULE2PACKAGE, _get_cfg_metainfo
+from mmengine.utils import get_installed_path
 
 PREFIX = 'mmkd'
 
@@ -33,9 +38,34 @@ def install() -> None:
 
     @functools.wraps(resolve)
     def resolve_without_scope(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        if re.match(r'\w+::(?!\w+/)', cfg_path):
+            # mmengine takes it for no name: `gn+ws/...` and `legacy_1.x/...`.
+            return str(zoo_file(cfg_path)[0]), cfg_path.partition('::')[0]
         path, scope = resolve(cfg_path, filename)
         # A prefix also is the scope of the types in the file. Ours hold types of
         # the host libraries, which the scope `mmkd` would hide.
         return path, None if scope == PREFIX else scope
 
     Config._get_cfg_path = staticmethod(resolve_without_scope)  # type: ignore
+
+
+def zoo_file(name: str) -> tuple[Path, Mapping[str, Any]]:
+    """Where a shipped config lies, and what its metafile says of it.
+
+    Args:
+        name: ``'<library>::<folder>/<file>.py'`` of a library that is installed.
+
+    Returns:
+        The file, which need not exist, and the metafile's entry, perhaps empty.
+
+    Example:
+        >>> zoo_file('mmkd::hint/hint_gfl_r50_gfl_r101_1x_coco.py')[0].name
+        'hint_gfl_r50_gfl_r101_1x_coco.py'
+    """
+    library, _, path = name.partition('::')
+    folder = Path(get_installed_path(MODULE2PACKAGE[library]))
+    try:
+        meta = _get_cfg_metainfo(str(folder), path)
+    except ValueError:  # not all configs are in one
+        meta = {}
+    return folder / '.mim' / meta.get('Config', f'configs/{path}'), meta

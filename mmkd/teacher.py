@@ -45,7 +45,8 @@ class Teacher:
     ) -> None:
         # Runner reverts SyncBN of registered modules only.
         model = revert_sync_batchnorm(model)
-        self.model = model.requires_grad_(False).eval()
+        model.eval()  # what it returns is None in some stock detectors
+        self.model = model.requires_grad_(False)
         self.source = source
         self.is_random = is_random
         _check_finite(self.model, source)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 from ..config import load_config
-from .samples import NAMES
+from .samples import NAMES, dicts
 
 #: Sides of the pictures in pixels, where 128 do not suffice.
 SIDES = {
     'mmdet/centripetalnet': 256,
     'mmdet/cornernet': 256,
+    # Their decoders choose 900 of all locations.
+    'mmdet/ddq': 256,
+    'mmdet/dino': 256,
+    'mmdet/grounding_dino': 256,
+    'mmdet/mm_grounding_dino': 256,
+    'mmdet/v3det': 256,
     'mmdet/legacy_1.x': 320,
     'mmdet/pisa': 320,
     'mmdet/ssd': 320,
@@ -68,7 +73,7 @@ def narrower(cfg: Config) -> Config | None:
     if not plain or backbone.get('depth') not in (50, 101) or backbone.get('plugins'):
         return None
     backbone.depth = 18
-    for part in _dicts({k: v for k, v in model.items() if k != 'backbone'}):
+    for part in dicts({k: v for k, v in model.items() if k != 'backbone'}):
         for key in ('in_channels', 'c1_in_channels'):
             if key in part:
                 part[key] = _mapped(part[key])
@@ -84,14 +89,19 @@ def _mapped(channels: Any) -> Any:
 
 
 def _without_downloads(model: Any, side: int) -> None:
-    for part in _dicts(model):
-        if 'Pretrained' in str((part.get('init_cfg') or {}).get('type')):
+    for part in dicts(model):
+        init = part.get('init_cfg') or {}
+        if isinstance(init, dict) and 'checkpoint' in init:
             part['init_cfg'] = None
         for key in ('pretrained', 'teacher_ckpt', 'encoder_weights'):
             if isinstance(part.get(key), str):
                 part[key] = None
         if part.get('batch_augments'):  # padding to the size of full pictures
             part['batch_augments'] = None
+        if part.get('num_cp'):  # memory, by fairscale, which PyPI has as source only
+            part['num_cp'] = 0
+        if part.get('type') == 'MMSyncBN':  # asks for a process group when it is built
+            part['type'] = 'SyncBN'
         for key, most in _FEWER.items():
             if isinstance(part.get(key), int) and part[key] > most:
                 part[key] = most
@@ -125,13 +135,3 @@ def tiny_bert() -> str:
     BertModel(bert).save_pretrained(folder)
     BertTokenizerFast(str(folder / 'vocab.txt')).save_pretrained(folder)
     return str(folder)
-
-
-def _dicts(value: Any) -> Iterator[dict]:
-    """Every dict of a nested config, outer ones first."""
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _dicts(item)

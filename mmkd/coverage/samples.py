@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -19,24 +20,37 @@ from ..demo.scene import Scene, compose_scene, mask_box
 NAMES = tuple(f'class {i}' for i in range(80))
 
 
-def detection_batch(model: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Two pictures of digits with boxes, masks and semantic labels.
+@dataclass
+class _Labels:
+    """What a detector learns from: classes of objects, and of what is none."""
+
+    things: int
+    first_stuff: int
+    masks: bool
+    proposals: bool
+
+
+def detection_batch(cfg: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Two pictures of digits with boxes, and masks and semantic labels if needed.
 
     Args:
-        model: Config of the detector, which says how many classes there are.
-        size: Side of the first picture in pixels; the second one is narrower.
+        cfg: Config of the detector.
+        size: Side of the first picture in pixels; the second one is narrower where
+            the config pads.
 
     Returns:
         What a data loader yields: ``inputs`` and ``data_samples``; for a
         semi-supervised detector one entry per branch.
     """
-    things, first_stuff = _class_counts(model)
+    model = cfg['model']
+    labels = _labels_of(cfg)
+    pads = (model.get('data_preprocessor') or {}).get('pad_size_divisor', 1) > 1
     inputs, samples = [], []
     for index in range(2):
         scene = compose_scene(np.random.default_rng(index), 'train', size)
-        width = size if index == 0 else size * 3 // 4
+        width = size * 3 // 4 if pads and index else size
         inputs.append(_image(scene, width))
-        samples.append(_detection_sample(scene, width, index, things, first_stuff))
+        samples.append(_detection_sample(scene, width, index, labels))
     if model['type'] != 'SoftTeacher':
         return dict(inputs=inputs, data_samples=samples)
     # A branch has None for the pictures that belong to another one.
@@ -103,9 +117,7 @@ def _meta(height: int, width: int, index: int) -> dict[str, Any]:
     )
 
 
-def _detection_sample(
-    scene: Scene, width: int, index: int, things: int, first_stuff: int
-) -> Any:
+def _detection_sample(scene: Scene, width: int, index: int, known: _Labels) -> Any:
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
@@ -114,30 +126,27 @@ def _detection_sample(
     masks = np.stack([d.mask[:, :width] for d in digits]).astype(np.uint8)
     boxes = torch.tensor([mask_box(mask) for mask in masks]).float()
     boxes[:, 2:] += boxes[:, :2]
-    labels = torch.tensor([d.label % things for d in digits])
-    semantic = np.full((height, width), first_stuff, np.uint8)
+    labels = torch.tensor([d.label % known.things for d in digits])
+    semantic = np.full((height, width), known.first_stuff)
     for mask, label in zip(masks, labels.tolist()):
         semantic[mask > 0] = label
     sample = DetDataSample(
-        gt_instances=InstanceData(
-            bboxes=boxes, labels=labels, masks=BitmapMasks(masks, height, width)
-        ),
-        ignored_instances=InstanceData(
-            bboxes=boxes[:0],
-            labels=labels[:0],
-            masks=BitmapMasks(masks[:0], height, width),
-        ),
-        proposals=_proposals(boxes, height, width),
-        gt_sem_seg=_pixels(semantic),
+        gt_instances=InstanceData(bboxes=boxes, labels=labels),
+        ignored_instances=InstanceData(bboxes=boxes[:0], labels=labels[:0]),
+        gt_sem_seg=PixelData(sem_seg=_pixels(semantic).data),
     )
-    eye = np.eye(3, dtype=np.float32)
+    if known.masks:
+        sample.gt_instances.masks = BitmapMasks(masks, height, width)
+        sample.ignored_instances.masks = BitmapMasks(masks[:0], height, width)
+    if known.proposals:
+        sample.proposals = _proposals(boxes, height, width)
     sample.set_metainfo(_meta(height, width, index))
     sample.set_metainfo(
         dict(
-            text=NAMES[:things],
+            text=NAMES[: known.things],
             custom_entities=True,
             tokens_positive=None,
-            homography_matrix=eye,
+            homography_matrix=np.eye(3, dtype=np.float32),
         )
     )
     return sample
@@ -165,8 +174,8 @@ def _edges(labels: np.ndarray) -> np.ndarray:
     return cv2.dilate(cv2.Canny(labels.astype(np.uint8), 0.1, 0.2), np.ones((3, 3))) > 0
 
 
-def _class_counts(model: Mapping[str, Any]) -> tuple[int, int]:
-    """Classes of objects, and the first class that is none."""
+def _labels_of(cfg: Mapping[str, Any]) -> _Labels:
+    model = cfg['model']
     found = [
         head[key]
         for head in _heads(model)
@@ -176,7 +185,17 @@ def _class_counts(model: Mapping[str, Any]) -> tuple[int, int]:
     things = found[0] if found else 80
     panoptic = model.get('semantic_head') or model.get('panoptic_head')
     stuff = (panoptic or {}).get('num_stuff_classes', 1)
-    return things, things if stuff else IGNORE
+    loading = list(dicts(cfg.get('train_dataloader')))
+    return _Labels(
+        things=things,
+        first_stuff=things if stuff else IGNORE,
+        masks=any(
+            part.get('with_mask') or 'Panoptic' in str(part.get('type'))
+            for part in loading
+        ),
+        # A detector with a region proposal network takes them for its own.
+        proposals='roi_head' in model and 'rpn_head' not in model,
+    )
 
 
 def _heads(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -188,3 +207,18 @@ def _heads(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     for head in named:
         heads += head if isinstance(head, (list, tuple)) else [head]
     return [head for head in heads if isinstance(head, Mapping)]
+
+
+def dicts(value: Any) -> Iterator[dict]:
+    """Every dict of a nested config, outer ones first.
+
+    Example:
+        >>> [sorted(part) for part in dicts([dict(a=dict(b=1))])]
+        [['a'], ['b']]
+    """
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from dicts(item)

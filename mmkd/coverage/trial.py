@@ -104,10 +104,9 @@ class Trial:
         return revert_sync_batchnorm(model)
 
     def _batch(self, model: nn.Module) -> dict[str, Any]:
-        cfg = self.teacher.model
         if self.family.library == 'mmdet':
-            return detection_batch(cfg, self.side)
-        head: Any = cfg.decode_head
+            return detection_batch(self.teacher, self.side)
+        head: Any = self.teacher.model.decode_head
         head = head[-1] if isinstance(head, list) else head
         classes = head.get('num_classes', 19)
         mean = self.teacher.get('data_preprocessor', {}).get('mean', [0, 0, 0])
@@ -126,6 +125,8 @@ class Trial:
         for step in range(steps):
             # Where the Runner leaves it, for losses that warm up (BoxInst).
             MessageHub.get_current_instance().update_info('iter', step)
+            if hasattr(model, 'set_epoch'):  # what a hook does for TOOD
+                model.set_epoch(0)
             logs = model.train_step(self._batch(model), wrapper)  # type: ignore[operator]
             bad = [key for key, value in logs.items() if not _finite(value)]
             if bad:
@@ -135,8 +136,10 @@ class Trial:
     def _predict(self, model: nn.Module) -> None:
         model.eval()
         batch = self._batch(model)
-        if isinstance(batch['inputs'], dict):  # of the supervised branch
-            batch = {key: [value['sup'][0]] for key, value in batch.items()}
+        if isinstance(batch['inputs'], dict):
+            batch = {key: value['sup'] for key, value in batch.items()}
+        # Some detectors (guided anchoring) predict on one picture only.
+        batch = {key: value[:1] for key, value in batch.items()}
         with torch.no_grad():
             found = model.test_step(batch)  # type: ignore[operator]
         if len(found) != len(batch['inputs']):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from mmdet.models.dense_heads import DETRHead, EmbeddingRPNHead, MaskFormerHead
+from mmdet.models.dense_heads import (
+    ATSSVLFusionHead,
+    DETRHead,
+    EmbeddingRPNHead,
+    MaskFormerHead,
+)
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.dense_heads.base_mask_head import BaseMaskHead
 from mmdet.models.roi_heads.mask_heads import (
@@ -45,6 +50,11 @@ def tap_of(module: nn.Module) -> type[Tap]:
     Raises:
         ValueError: If what it predicts belongs together in no two networks.
     """
+    if isinstance(module, ATSSVLFusionHead):
+        raise ValueError(
+            f'{type(module).__name__} scores the words of a text, which it is given in '
+            "training and prediction only; tap at='neck' or at='backbone'"
+        )
     first = module[0] if isinstance(module, nn.ModuleList) and len(module) else module
     for kind, what in _OWN_CHOICE.items():
         if isinstance(first, kind):
