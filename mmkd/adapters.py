@@ -30,7 +30,7 @@ class FeatureImitationNeck(BaseModule):
         in_channels: Width of every level, or one number for a single level.
         out_channels: Width after adaptation, one number or one per level.
         layer: ``'conv'`` for maps of shape (N, C, H, W), ``'linear'`` for
-            vectors (N, C) and token sequences (N, L, C).
+            vectors (N, C) and token sequences (N, L, C); one, or one per level.
         init_cfg: Initialisation as of any stock module.
 
     Raises:
@@ -48,26 +48,28 @@ class FeatureImitationNeck(BaseModule):
         self,
         in_channels: int | Sequence[int],
         out_channels: int | Sequence[int],
-        layer: str = 'conv',
+        layer: str | Sequence[str] = 'conv',
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if layer not in LAYERS:
-            raise ValueError(f'layer must be one of {LAYERS} but is {layer!r}')
         ins = [in_channels] if isinstance(in_channels, int) else list(in_channels)
         outs = (
             [out_channels] * len(ins)
             if isinstance(out_channels, int)
             else list(out_channels)
         )
-        if len(ins) != len(outs):
+        kinds = [layer] * len(ins) if isinstance(layer, str) else list(layer)
+        if len(ins) != len(outs) or len(ins) != len(kinds):
             raise ValueError(
-                'in_channels and out_channels must have one number per level but '
-                f'have {len(ins)} and {len(outs)}'
+                'in_channels, out_channels and layer must have one entry per level but '
+                f'have {len(ins)}, {len(outs)} and {len(kinds)}'
             )
+        for kind in kinds:
+            if kind not in LAYERS:
+                raise ValueError(f'layer must be one of {LAYERS} but is {kind!r}')
         self.convs = nn.ModuleList(
-            nn.Conv2d(i, o, 1) if layer == 'conv' else nn.Linear(i, o)
-            for i, o in zip(ins, outs)
+            nn.Conv2d(i, o, 1) if kind == 'conv' else nn.Linear(i, o)
+            for i, o, kind in zip(ins, outs, kinds)
         )
 
     def forward(self, features: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

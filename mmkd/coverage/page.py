@@ -167,9 +167,11 @@ def _table(results: Sequence[Result]) -> list[str]:
         tap = (
             result['at'] if result['trunk'] == WORKS else f'**{result["trunk"][:60]}**'
         )
-        note = 'student on ResNet-18' if result['reduced'] else ''
+        notes = ['student on ResNet-18'] if result['reduced'] else []
+        if result['predicts'] is not True:
+            notes.append(f'stock prediction: {last_line(result["predicts"])}')
         folder = result['family'].partition('/')[2]
-        cells = [folder, ', '.join(result['model']), tap, *columns, note]
+        cells = [folder, ', '.join(result['model']), tap, *columns, '; '.join(notes)]
         lines.append(f'| {" | ".join(cells)} |\n')
     return lines
 

@@ -27,6 +27,7 @@ SIDES = {
     'mmdet/pisa': 320,
     'mmdet/ssd': 320,
     'mmdet/yolact': 256,
+    'mmseg/mobilenet_v3': 416,  # its head pools 49 x 49 cells
 }
 SIDE = 128
 #: Channels of a ResNet's stages with bottlenecks, and without.
@@ -52,7 +53,7 @@ def small_inputs(config: str, side: int) -> Config:
     _without_downloads(cfg.model, side)
     for holder in (cfg, cfg.model):
         preprocessor = holder.get('data_preprocessor') or {}
-        if preprocessor.get('size'):
+        if preprocessor.get('type') == 'SegDataPreProcessor':
             preprocessor.update(size=(side, side), size_divisor=None)
     return cfg
 
@@ -98,6 +99,14 @@ def _without_downloads(model: Any, side: int) -> None:
                 part[key] = None
         if part.get('batch_augments'):  # padding to the size of full pictures
             part['batch_augments'] = None
+        if part.get('type') in ('BEiT', 'MAE'):  # their positions are of one size
+            part['img_size'] = (side, side)
+        if part.get('pretrained') is True:  # timm's
+            part['pretrained'] = False
+        if part.get('type') == 'TridentResNet':  # grows without what it is trained from
+            part['norm_eval'] = False
+        if part.get('type') == 'FeatureRelayHead':  # reads what is made narrower below
+            part['in_channels'] = _FEWER['fc_out_channels']
         if part.get('num_cp'):  # memory, by fairscale, which PyPI has as source only
             part['num_cp'] = 0
         if part.get('type') == 'MMSyncBN':  # asks for a process group when it is built

@@ -68,24 +68,32 @@ def detection_batch(cfg: Mapping[str, Any], size: int) -> dict[str, Any]:
     )
 
 
-def segmentation_batch(classes: int, size: int, channels: int = 3) -> dict[str, Any]:
+def segmentation_batch(cfg: Mapping[str, Any], size: int) -> dict[str, Any]:
     """Two pictures of digits with label maps.
 
     Args:
-        classes: Number of classes.
+        cfg: Config of the segmentor, which says how many classes there are; two
+            pictures one after the other make one of six channels where it has
+            means for them.
         size: Side of the pictures in pixels.
-        channels: Channels of a picture; 6 for two pictures one after the other.
 
     Returns:
         ``inputs`` and ``data_samples``.
     """
     from mmseg.structures import SegDataSample
 
+    head = cfg['model']['decode_head']
+    head = head[-1] if isinstance(head, (list, tuple)) else head
+    classes = max(head.get('num_classes', 19), 2)
+    channels = len((cfg.get('data_preprocessor') or {}).get('mean') or (0, 0, 0))
+    # MMSegmentation 1.2 looks for the weight of label 255, too.
+    weighted = any(part.get('class_weight') for part in dicts(cfg['model']))
+    ignored = 0 if weighted else IGNORE
     inputs, samples = [], []
     for index in range(2):
         scene = compose_scene(np.random.default_rng(index), 'train', size)
         labels = label_map(scene)
-        labels = np.where(labels == IGNORE, IGNORE, labels % classes)
+        labels = np.where(labels == IGNORE, ignored, labels % classes)
         sample = SegDataSample(
             gt_sem_seg=_pixels(labels), gt_edge_map=_pixels(_edges(labels))
         )
@@ -145,7 +153,6 @@ def _detection_sample(scene: Scene, width: int, index: int, known: _Labels) -> A
         dict(
             text=NAMES[: known.things],
             custom_entities=True,
-            tokens_positive=None,
             homography_matrix=np.eye(3, dtype=np.float32),
         )
     )

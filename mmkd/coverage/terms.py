@@ -74,18 +74,18 @@ def terms_for(model: Mapping[str, Any]) -> list[Term]:
     ]
 
 
-#: By head. The margin keeps a bound from being reached, where the term is zero.
+#: By head. The margin is one that no teacher is better by, where the term is zero.
 _TRIED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     'bbox_head': [
         ('logits', 'SoftTargetLoss', {}),
         ('logits', 'ClassificationDistillationLoss', {}),
         ('logits', 'WeightedSoftCrossEntropyLoss', dict(mu=0.5)),
         ('boxes', 'LocalizationDistillationLoss', {}),
-        ('boxes', 'BoundedRegressionLoss', dict(margin=100.0)),
+        ('boxes', 'BoundedRegressionLoss', dict(margin=1e30)),
     ],
     'rpn_head': [
         ('logits', 'WeightedSoftCrossEntropyLoss', dict(mu=0.5)),
-        ('boxes', 'BoundedRegressionLoss', dict(margin=100.0)),
+        ('boxes', 'BoundedRegressionLoss', dict(margin=1e30)),
     ],
     'mask_head': [('masks', 'ChannelWiseDivergenceLoss', {})],
     'semantic_head': [('masks', 'ChannelWiseDivergenceLoss', {})],

@@ -20,6 +20,15 @@ class DistillDetector(Distill):
     """
 
     def tap_of(self, module: nn.Module) -> type[Tap]:
-        from .tap_of import tap_of  # mmdet is imported when a detector is built
+        # mmdet is imported when a detector is built
+        from mmdet.models.detectors import TridentFasterRCNN
 
+        from .tap_of import tap_of
+
+        if isinstance(self, TridentFasterRCNN):
+            raise ValueError(
+                'TridentFasterRCNN trains on a copy of every picture for each of its '
+                'branches and predicts by one of them, so that no teacher yields what '
+                'fits; it can be a teacher, but no student'
+            )
         return tap_of(module)

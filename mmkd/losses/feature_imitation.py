@@ -289,7 +289,8 @@ def adapter_between(pairs: list[tuple[Tensor, Tensor]]) -> Any:
         dict(
             in_channels=[_width(s) for s, _ in pairs],
             out_channels=[_width(t) for _, t in pairs],
-            layer='conv' if pairs[0][0].dim() == 4 else 'linear',
+            # A vision transformer's maps may have a class token beside them.
+            layer=['conv' if s.dim() == 4 else 'linear' for s, _ in pairs],
         )
     )
     # A student that is given as a network may be on a GPU, or in double precision.
