@@ -9,6 +9,7 @@ import traceback
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
@@ -23,6 +24,11 @@ from .host_errors import explained
 from .problems import problems_of
 from .taps import nearest
 from .teacher_loading import load_contents_strictly
+
+# Python puts a tool's own folder first on its path, where numba, which OneDL's packages
+# import, would take tools/coverage.py for the package `coverage`.
+if sys.path and (Path(sys.path[0]) / 'coverage.py').is_file():
+    del sys.path[0]
 
 #: Launcher -> what it sets in the environment, and how it is used.
 _LAUNCHERS = dict(

@@ -74,22 +74,26 @@ def measure_terms(model: Any, batch: Any, optim_wrapper: Any) -> list[Term]:
     ]
     scale = _SCALE if hasattr(optim_wrapper, 'loss_scaler') else 1.0
     total = model.parse_losses(stock)[0]
-    task = _gradients(total, weights, scale)
+    task = _gradients(total, model, weights, scale)
     terms = [_term('task', None, total, task, task)]
     for name in names:
-        pull = _gradients(losses[name], weights, scale)
+        pull = _gradients(losses[name], model, weights, scale)
         weight = model.distiller.losses[name].loss_weight
         terms.append(_term(name, weight, losses[name], pull, task))
     return terms
 
 
-def _gradients(loss: Tensor, weights: list, scale: float) -> list[Tensor | None]:
+def _gradients(
+    loss: Tensor, model: Any, weights: list, scale: float
+) -> list[Tensor | None]:
     if not loss.requires_grad:
         return [None] * len(weights)
-    found = torch.autograd.grad(
-        loss * scale, weights, retain_graph=True, allow_unused=True
-    )
-    return [None if g is None else g / scale for g in found]
+    model.zero_grad()
+    # Not autograd.grad: gradient checkpointing (`with_cp`) cannot be part of that.
+    (loss * scale).backward(retain_graph=True)
+    found = [None if p.grad is None else p.grad / scale for p in weights]
+    model.zero_grad()
+    return found
 
 
 def _term(
