@@ -33,9 +33,19 @@ def fingerprint(requirements: str) -> str:
     """Hash of everything that decides what the environment contains."""
     digest = hashlib.sha256(platform.python_version().encode())
     digest.update(str(ROOT).encode())  # an editable install points here
-    for name in (requirements, *INPUTS):
+    for name in (*with_included(requirements), *INPUTS):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
+
+
+def with_included(requirements: str) -> list[str]:
+    """A file of requirements and those that it includes."""
+    found = [requirements]
+    for line in (ROOT / requirements).read_text().splitlines():
+        if line.startswith('-r '):
+            included = Path(requirements).parent / line.removeprefix('-r ').strip()
+            found += with_included(os.path.normpath(included))
+    return found
 
 
 def runs(python: Path, code: str) -> bool:
@@ -102,7 +112,8 @@ def ensure_opencv(python: Path, requirements: str) -> None:
     if runs(python, 'import cv2'):
         return
     say('cv2 does not load (no libGL here?): taking the headless build')
-    lines = (ROOT / requirements).read_text().splitlines()
+    texts = [(ROOT / name).read_text() for name in with_included(requirements)]
+    lines = '\n'.join(texts).splitlines()
     pin = next(line for line in lines if line.startswith('opencv-python=='))
     headless = pin.replace('opencv-python', 'opencv-python-headless')
     options = ('--only-binary=:all:', '--no-deps', '--force-reinstall')

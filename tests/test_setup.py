@@ -64,13 +64,19 @@ def test_a_half_unpacked_package_is_installed_again(
 
 
 @pytest.mark.parametrize(
-    'changed', ['requirements/onedl.txt', 'requirements/constraints.txt', 'setup.py']
+    'changed',
+    [
+        'requirements/coverage.txt',
+        'requirements.txt',  # which it includes
+        'requirements/constraints.txt',
+        'setup.py',
+    ],
 )
 def test_the_stamp_names_what_the_environment_is_made_from(
     bootstrap, tmp_path, monkeypatch, changed
 ):
-    requirements = 'requirements/onedl.txt'
-    for name in (requirements, *bootstrap.INPUTS):
+    requirements = 'requirements/coverage.txt'
+    for name in (requirements, 'requirements.txt', *bootstrap.INPUTS):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.setattr(bootstrap, 'ROOT', tmp_path)
