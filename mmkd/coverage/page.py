@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import platform
-import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +114,7 @@ def write_page(path: Path, results: Sequence[Result]) -> None:
 
 def _summary(results: Sequence[Result]) -> str:
     lines = [
-        '\n| library | folders | out of scope | train stock | trunk works | of it |\n'
+        '\n| library | folders | out of scope | train stock | features work | share |\n'
     ]
     lines.append('|---|---|---|---|---|---|\n')
     for library in LIBRARIES:
@@ -141,20 +138,9 @@ def _summary(results: Sequence[Result]) -> str:
         f'{len(terms)} losses on their heads {working} work, {refused} are refused '
         'with a sentence when the model is built, '
         f'{len(terms) - working - refused} fail.\n'
-        f'Versions: {_versions()}.\n'
+        f'Versions: {"; ".join(sorted({r["versions"] for r in results}))}.\n'
     )
     return ''.join(lines)
-
-
-def _versions() -> str:
-    names = 'torch mmengine mmcv-lite mmdet mmsegmentation mmpretrain transformers timm'
-    found = [f'Python {platform.python_version()}']
-    for name in names.split():
-        try:
-            found.append(f'{name} {version(name)}')
-        except PackageNotFoundError:
-            continue
-    return ', '.join(found)
 
 
 def _table(results: Sequence[Result]) -> list[str]:
@@ -195,16 +181,9 @@ def _not_trained(results: Sequence[Result]) -> list[str]:
     if bad:
         parts.append('\n## Do not train stock here\n')
     for result in bad:
-        parts.append(
-            f'\n{result["config"]}\n\n```text\n{_portable(result["stock"])}\n```\n'
-        )
+        trace = '\n'.join(result['stock'].splitlines()[-8:])
+        parts.append(f'\n{result["config"]}\n\n```text\n{trace}\n```\n')
     return parts
-
-
-def _portable(trace: str) -> str:
-    """A traceback without the folders of the machine it was made on."""
-    lines = re.sub(r'"[^"]*?/(?:site-packages/|(?=mmkd/))', '"', trace).splitlines()
-    return '\n'.join(lines[-8:])
 
 
 def _refusals(results: Sequence[Result]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .families import Family
-from .trial import quietly
+from .trial import quietly, versions
 
 #: Forked after the host libraries were imported, which takes longer than most trials.
 _PROCESSES = multiprocessing.get_context('fork')
@@ -85,6 +85,7 @@ class _Running:
             family=self.family.name,
             config=self.family.config,
             model=list(self.family.model),
+            versions=versions(),
             stock=f'the process {why}',
         )
 

@@ -6,12 +6,14 @@ import contextlib
 import copy
 import logging
 import math
+import platform
 import re
 import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,10 @@ class Trial:
     def __init__(self, family: Family) -> None:
         self.family = family
         self.result: dict[str, Any] = dict(
-            family=family.name, config=family.config, model=list(family.model)
+            family=family.name,
+            config=family.config,
+            model=list(family.model),
+            versions=versions(),
         )
         self.side = SIDES.get(family.name, SIDE)
 
@@ -241,7 +246,7 @@ def _inside(cfg: Config) -> Config | None:
 def _refusal(error: BaseException) -> str:
     if not _is_ours(error.__cause__ or error):
         trace = ''.join(traceback.format_exception(error))
-        return f'fails: {trace.strip()[-2000:]}'
+        return f'fails: {portable(trace)}'
     return 'refused: ' + re.sub(r'^loss_\d+_: ', '', ' '.join(str(error).split()))
 
 
@@ -258,7 +263,29 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _traceback() -> str:
-    return traceback.format_exc().strip()[-2000:]
+    return portable(traceback.format_exc())
+
+
+def portable(trace: str) -> str:
+    """The end of a traceback without the folders of the machine it was made on.
+
+    Example:
+        >>> portable('File "/home/me/lib/site-packages/mmdet/x.py", line 1')
+        'File "mmdet/x.py", line 1'
+    """
+    return re.sub(r'"/[^"]*/(?:site-packages/|(?=mmkd/))', '"', trace.strip())[-2000:]
+
+
+def versions() -> str:
+    """Of Python and what the trials meet."""
+    names = 'torch mmengine mmcv-lite mmdet mmsegmentation mmpretrain transformers timm'
+    found = [f'Python {platform.python_version()}']
+    for name in names.split():
+        try:
+            found.append(f'{name} {version(name)}')
+        except PackageNotFoundError:
+            continue
+    return ', '.join(found)
 
 
 def quietly(family: Family) -> dict[str, Any]:
