@@ -87,13 +87,9 @@ def families(library: str, only: Iterable[str] = ()) -> list[Family]:
     """
     found: list[Family] = []
     seen: set[tuple[str, ...]] = set()
-    wanted = {
-        folder
-        for folder in folders(library)
-        if not only or f'{library}/{folder}' in only
-    }
     for folder in folders(library):
-        if f'{library}/{folder}' in OUT_OF_SCOPE:
+        name = f'{library}/{folder}'
+        if name in OUT_OF_SCOPE or (only and name not in only):
             continue
         best: dict[tuple[str, ...], Path] = {}
         for path in sorted((_root(library) / folder).rglob('*.py'), key=_size):
@@ -101,9 +97,9 @@ def families(library: str, only: Iterable[str] = ()) -> list[Family]:
         best = {model: p for model, p in best.items() if model} or best
         ordered = sorted(best.items(), key=lambda item: _size(item[1]))
         for index, (model, path) in enumerate(ordered):
-            if (index == 0 or model not in seen) and folder in wanted:
-                name = f'{library}::{path.relative_to(_root(library))}'
-                found.append(Family(library, folder, name, model))
+            if index == 0 or model not in seen:
+                config = f'{library}::{path.relative_to(_root(library))}'
+                found.append(Family(library, folder, config, model))
             seen.add(model)
     return found
 
