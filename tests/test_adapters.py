@@ -39,8 +39,8 @@ def test_linear_layers_adapt_vectors_and_tokens(shape):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(in_channels=[1, 2], out_channels=[3]), 'have 2 and 1'),
-        (dict(in_channels=1, out_channels=[3, 4]), 'have 1 and 2'),
+        (dict(in_channels=[1, 2], out_channels=[3]), 'have 2, 1 and 2'),
+        (dict(in_channels=1, out_channels=[3, 4]), 'have 1, 2 and 1'),
         (dict(in_channels=1, out_channels=1, layer='mlp'), "layer must be .* 'mlp'"),
     ],
 )
@@ -97,3 +97,9 @@ def test_an_init_cfg_of_its_own_is_followed():
     adapter = build_adapter(dict(in_channels=2, out_channels=3, init_cfg=init))
     assert adapter.convs[0].weight.eq(0.5).all()
     assert adapter.convs[0].bias.eq(0.25).all()
+
+
+def test_levels_of_different_kinds():
+    neck = FeatureImitationNeck([3, 4], 5, layer=['conv', 'linear'])
+    maps, vectors = neck((torch.zeros(2, 3, 6, 6), torch.zeros(2, 4)))
+    assert [tuple(maps.shape), tuple(vectors.shape)] == [(2, 5, 6, 6), (2, 5)]

@@ -111,10 +111,13 @@ def test_layers_of_a_convnext(decay_type, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'constructor',
-    ['LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor'],
+    ('constructor', 'rate'),
+    [
+        ('LearningRateDecayOptimizerConstructor', 'decay_rate'),
+        ('LayerDecayOptimizerConstructor', 'layer_decay_rate'),
+    ],
 )
-def test_layers_of_a_beit(constructor):
+def test_layers_of_a_beit(constructor, rate):
     """The stock config's optimizer on a small one, and a step with it."""
     pytest.importorskip('mmseg')
     name = 'mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py'
@@ -147,8 +150,7 @@ def test_layers_of_a_beit(constructor):
     hint = dict(type='mmkd.FeatureImitationLoss', at='backbone', adapter=adapter)
     model = build(distill_config(cfg, teacher, {NAME: hint}).model, 'mmseg')
     cfg.optim_wrapper.constructor = constructor
-    # The second one has a name of its own for the rate.
-    cfg.optim_wrapper.paramwise_cfg.update(num_layers=4, layer_decay_rate=0.9)
+    cfg.optim_wrapper.paramwise_cfg = {'num_layers': 4, rate: 0.9}
     with DefaultScope.overwrite_default_scope('mmseg'):
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     held = {id(p) for g in wrapper.optimizer.param_groups for p in g['params']}
