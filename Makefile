@@ -53,7 +53,7 @@ setup-onedl:  ## Create the second environment, with the OneDL forks
 
 test-onedl: setup-onedl  ## Run the core of the tests on the OneDL forks
 	$(TEST_ENV) timeout --kill-after=20 $(CORE_LIMIT) $(ONEDL_PY) -m pytest -n $(JOBS) \
-		--dist worksteal $(CORE) $(ARGS) || { status=$$?; [ $$status -lt 124 ] || \
+		--dist worksteal $(CORE) $(ARGS) || { status=$$?; [ $$status -ne 124 ] || \
 		echo 'FAILED: the tests on OneDL took more than $(CORE_LIMIT) s' >&2; \
 		exit $$status; }
 

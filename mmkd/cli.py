@@ -19,7 +19,7 @@ from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner
 
 from .config import model_scope
-from .data_check import check_class_count, check_labels
+from .data_check import check_class_count, check_labels, classes_of
 from .host_errors import explained
 from .problems import problems_of
 from .taps import nearest
@@ -27,7 +27,8 @@ from .teacher_loading import load_contents_strictly
 
 # Python puts a tool's own folder first on its path, where numba, which OneDL's packages
 # import, would take tools/coverage.py for the package `coverage`.
-if sys.path and (Path(sys.path[0]) / 'coverage.py').is_file():
+_SCRIPTS = Path(sys.path[0] or '.') if sys.path else Path()
+if all((_SCRIPTS / name).is_file() for name in ('coverage.py', 'reproduce.py')):
     del sys.path[0]
 
 #: Launcher -> what it sets in the environment, and how it is used.
@@ -36,6 +37,8 @@ _LAUNCHERS = dict(
     slurm=('SLURM_PROCID', 'srun: srun --ntasks=<GPUs>'),
     mpi=('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun: mpirun -n <GPUs>'),
 )
+#: Batches whose labels are looked at: a look at large label maps takes milliseconds.
+_LOOKS = 200
 #: Errors whose message is meant for the user; of others the type is told, too.
 _FOR_USERS = (ValueError, TypeError, OSError, RuntimeError, KeyError, ImportError)
 
@@ -59,20 +62,23 @@ class SetUp(Hook):
         self.is_over = False
         self.weights_must_fit = False
         self.then: Callable[[], Any] = lambda: None
+        self._looks_at = _LOOKS
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         if self.weights_must_fit:
             load_contents_strictly(_bare(runner.model), checkpoint, runner._load_from)
 
     def before_train(self, runner: Any) -> None:
-        meta = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
-        if 'thing_classes' not in meta:  # panoptic: no head has them all
-            check_class_count(_bare(runner.model), meta.get('classes'))
+        data = runner.train_dataloader.dataset
+        if 'thing_classes' not in (getattr(data, 'metainfo', None) or {}):
+            # Of panoptic data no head has all classes.
+            check_class_count(_bare(runner.model), classes_of(data))
 
     def _before_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, mode: str = 'train'
     ) -> None:
-        if mode == 'train' and isinstance(data_batch, dict):
+        if self._looks_at > 0 and mode == 'train' and isinstance(data_batch, dict):
+            self._looks_at -= 1
             check_labels(_bare(runner.model), data_batch.get('data_samples'))
         if not self.is_over:
             self.is_over = True

@@ -12,6 +12,25 @@ from torch import nn
 _HEADS = re.compile(r'((roi_head\.)?bbox_head|decode_head)(\.\d+)?')
 
 
+def classes_of(dataset: Any) -> Sequence[str] | None:
+    """Names of a data set's classes, if it has them.
+
+    Args:
+        dataset: Any data set; one that joins several has a list of what they say.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> parts = [dict(classes=('cat',), year=2007), dict(classes=('cat',))]
+        >>> classes_of(SimpleNamespace(metainfo=parts))
+        ('cat',)
+    """
+    meta = getattr(dataset, 'metainfo', None) or {}
+    if isinstance(meta, (list, tuple)):
+        found = [part.get('classes') for part in meta]
+        return found[0] if all(names == found[0] for names in found) else None
+    return meta.get('classes')
+
+
 def check_class_count(model: nn.Module, classes: Sequence[str] | None) -> None:
     """Raise ``ValueError`` if the data has more classes than a box head.
 
@@ -26,6 +45,8 @@ def check_class_count(model: nn.Module, classes: Sequence[str] | None) -> None:
         Traceback (most recent call last):
         ValueError: bbox_head has num_classes=1 but the data has 2 classes: cat, dog...
     """
+    if hasattr(model, 'language_model'):  # its heads score the words of a text
+        return
     for path, head in _heads(model):
         # Label maps may hold fewer classes than their data set has names.
         if 'bbox' in path and classes and len(classes) > head.num_classes:
@@ -69,7 +90,10 @@ def _largest_label(sample: Any, head: Any) -> int:
     if labels is None:
         labels = getattr(getattr(sample, 'gt_sem_seg', None), 'data', None)
         ignored = getattr(head, 'ignore_index', None)
-        if labels is not None and ignored is not None:
+        if labels is not None and labels.numel() and ignored is not None:
+            largest = int(labels.max())
+            if largest < head.num_classes:  # the usual case, without a copy
+                return largest
             labels = labels.masked_fill(labels == ignored, -1)
     return -1 if labels is None or not labels.numel() else int(labels.max())
 

@@ -76,7 +76,13 @@ class Distiller(nn.Module):
         """
         found = Problems() if problems is None else problems
         # Heads keep what computes a stock loss under its log name.
-        stock = {name for module in student.modules() for name in module._modules}
+        # MMSegmentation puts a prefix before the names of its heads' losses.
+        stock = {
+            name
+            for path, module in student.named_modules()
+            if path.partition('.')[0] not in ('decode_head', 'auxiliary_head')
+            for name in module._modules
+        }
         for name, loss in self.losses.items():
             with found.caught(name):
                 if name in stock:
@@ -106,7 +112,11 @@ class Distiller(nn.Module):
         self, student: nn.Module, live: Mapping[str, Any], problems: Problems
     ) -> None:
         ours = dry_run(student, self._taps['student'])
-        theirs = dry_run(self.teacher.model, self._taps['teacher'])
+        # At one size: maps of two are compared.
+        size = 0 if ours.failure else ours.size
+        theirs = dry_run(self.teacher.model, self._taps['teacher'], size)
+        if not theirs.failure and ours.size < theirs.size:
+            ours = dry_run(student, self._taps['student'], theirs.size)
         device = next(student.parameters(), torch.zeros(())).device
         for tap in theirs.taps.values():
             tap.to(device)

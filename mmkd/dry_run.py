@@ -38,6 +38,7 @@ class DryRun:
 def dry_run(
     model: nn.Module,
     tap_types: Mapping[str, type[Tap]],
+    at_least: int = 0,
 ) -> DryRun:
     """Run a model on two small synthetic images in eval mode without gradients.
 
@@ -47,6 +48,7 @@ def dry_run(
     Args:
         model: A model with mmengine's interface (``mode='tensor'``).
         tap_types: Path -> how to tap it.
+        at_least: Side of the smallest pictures that are tried, in pixels.
 
     Returns:
         What the taps recorded. A model whose head cannot run on synthetic
@@ -67,7 +69,7 @@ def dry_run(
         torch.Size([2, 8, 32, 32])
     """
     seen = DryRun()
-    for size in SIZES:
+    for size in (size for size in SIZES if size >= at_least):
         seen = _attempt(model, tap_types, size)
         seen.size = size
         if seen.failure is None:

@@ -65,6 +65,13 @@ def explained(error: BaseException) -> str | None:
         return None
     # A worker sends its traceback as text.
     text = lines[-1] if by_a_worker else lines[0]
+    trace = (
+        str(error) if by_a_worker else ''.join(traceback.format_tb(error.__traceback__))
+    )
+    if text.startswith('KeyError') and 'in transform' in trace:
+        return None  # a step of the pipeline misses what another should have made
+    if 'squeeze' in text and '_load_seg_map' not in trace:
+        return None
     for pattern, meaning in _MEANINGS.items():
         found = re.match(pattern, text)
         if found:

@@ -188,8 +188,13 @@ def _device(name: str | torch.device) -> torch.device:
 
 def _check_finite(model: nn.Module, source: str) -> None:
     """Refuse weights of a run that diverged: every loss would be NaN."""
+    buffers = {key for key, _ in model.named_buffers() if 'running_' not in key}
     for key, value in model.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
+        if not value.is_floating_point():
+            continue
+        # A mask may be infinite on purpose.
+        bad = value.isnan() if key in buffers else ~value.isfinite()
+        if bad.any():
             raise ValueError(
                 f"the teacher's weights must be finite but {key} of {source} holds NaN "
                 'or infinity; take a checkpoint from before its training diverged'

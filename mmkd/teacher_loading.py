@@ -28,6 +28,7 @@ HARMLESS = (
     'data_preprocessor.*',  # mean and std come from the config
     '*relative_position_index',  # recomputed from the window size
     '*attn_mask',
+    '*position_ids',  # a buffer that newer transformers do not save
     '*.anchors',
     'ema_*',  # the raw weights beside averaged ones
     'distiller.*',
@@ -264,8 +265,10 @@ def _drop_pretrained(cfg: Any) -> None:
     """Forget ImageNet initialisation: a download of weights that are replaced."""
     if isinstance(cfg, (dict, ConfigDict)):
         init = cfg.get('init_cfg')
-        if isinstance(init, dict) and init.get('type') == 'Pretrained':
+        if _is_download(init):
             cfg['init_cfg'] = None
+        elif isinstance(init, (list, tuple)):
+            cfg['init_cfg'] = [one for one in init if not _is_download(one)]
         if isinstance(cfg.get('pretrained'), str):
             cfg['pretrained'] = None
         for value in cfg.values():
@@ -273,6 +276,10 @@ def _drop_pretrained(cfg: Any) -> None:
     elif isinstance(cfg, (list, tuple)):
         for value in cfg:
             _drop_pretrained(value)
+
+
+def _is_download(init: Any) -> bool:
+    return isinstance(init, dict) and 'checkpoint' in init
 
 
 def _matches(key: str, patterns: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from mmengine.model import BaseModel
 from tiny_models import (
     build,
     detection_batch,
@@ -16,8 +17,11 @@ from tiny_models import (
     tiny_pspnet,
     total,
 )
+from torch import nn
 
 from mmkd.config import distill_config
+from mmkd.distill import Distill
+from mmkd.losses import FeatureImitationLoss
 
 HINT = dict(type='mmkd.FeatureImitationLoss', at='neck')
 CWD = dict(type='mmkd.ChannelWiseDivergenceLoss', at='neck')
@@ -416,3 +420,26 @@ def test_public_names_are_on_the_package():
     assert mmkd.DistillScheduleHook is mmkd.HOOKS.get('mmkd.DistillScheduleHook')
     with pytest.raises(AttributeError, match="no attribute 'DistilDetector'"):
         _ = mmkd.DistilDetector
+
+
+class _Pyramid(BaseModel):
+    """Maps of strides 8 and 16, of pictures that are large enough."""
+
+    def __init__(self, smallest: int) -> None:
+        super().__init__()
+        self.smallest = smallest
+        self.body = nn.ModuleList(nn.Conv2d(3, 4, 1, stride=s) for s in (8, 16))
+        self.neck = nn.Identity()
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        if len(inputs[0, 0]) < self.smallest:
+            raise ValueError('too small')
+        return self.neck([conv(inputs) for conv in self.body])
+
+
+@pytest.mark.parametrize('sizes', [(256, 64), (64, 256)])
+def test_levels_are_paired_on_pictures_of_one_size(sizes):
+    hint = FeatureImitationLoss(at='neck', levels='stride')
+    student, teacher = map(_Pyramid, sizes)
+    Distill(student, teacher=teacher, losses=dict(loss_hint=hint))
+    assert [tuple(pair) for pair in hint.levels] == [(0, 0), (1, 1)]

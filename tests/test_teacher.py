@@ -118,3 +118,12 @@ def test_synchronised_batchnorm_is_reverted(toy_model):
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert not teacher.model.backbone.norm.weight.requires_grad
     teacher.run(Batch(torch.zeros(1, 3, 8, 8)), {'neck': Tap})  # SyncBN raises here
+
+
+def test_a_mask_may_be_infinite_and_a_weight_may_not():
+    network = nn.Linear(2, 1)
+    network.register_buffer('mask', torch.tensor([float('-inf')]))
+    Teacher(network)
+    network.weight.data[0] = float('inf')
+    with pytest.raises(ValueError, match='weight of module holds NaN or infinity'):
+        Teacher(network)

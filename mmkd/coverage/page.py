@@ -17,13 +17,19 @@ KINDS = ('logits', 'boxes', 'masks')
 _HEAD = """# Coverage: which stock configs can be distilled
 
 Every config folder that MMDetection and MMSegmentation ship, tried: one config per
-folder and per detector with its heads. Each is trained alone for three steps, with its
-own optimizer, on small pictures with boxes, masks and label maps, and predicts once.
-Then the same with a teacher (the config as it is; the student on ResNet-18 where the
-config is on a plain ResNet) and feature imitation on the neck, or on the backbone where
-there is no neck: the term must be finite and greater than zero, its gradient must reach
-the student, and the checkpoint must be the stock one. Then a step with every loss on
-the heads that fits.
+folder and per detector with its heads. Each is trained alone for three steps, on small
+pictures with boxes, masks and label maps, and predicts once. Then the same with a
+teacher (the config's own model; the student on ResNet-18 where the config is on a
+plain ResNet) and feature imitation on the neck, or on the backbone where there is no
+neck: the term must be finite and greater than zero, its gradient must reach the
+student, and the checkpoint's keys must be the stock ones. Then a step with every loss
+on the heads that fits. That shows what builds and trains, not what is gained: all
+weights are random.
+
+The optimizer is the config's with a small rate, clipped gradients and no mixed
+precision. To save time there are fewer proposals and narrower layers behind them, text
+encoders have two layers, and what pads to full pictures is left out
+(`mmkd/coverage/reduce.py`).
 
 This page and the lines behind it, `docs/results/coverage.jsonl`, are written by
 

@@ -54,9 +54,11 @@ def terms_for(model: Mapping[str, Any]) -> list[Term]:
     """
     model = model.get('detector') or model
     roi = model.get('roi_head') or {}
+    # A detector of proposals alone calls its head otherwise than its config.
+    rpn = 'bbox_head' if model.get('type') == 'RPN' else 'rpn_head'
     places = {
         'bbox_head': model.get('bbox_head'),
-        'rpn_head': model.get('rpn_head'),
+        rpn: model.get('rpn_head'),
         'roi_head.bbox_head': roi.get('bbox_head'),
         'mask_head': model.get('mask_head'),
         'semantic_head': model.get('semantic_head'),

@@ -100,7 +100,8 @@ def fit_optimizers(
         if schedulers:
             fit = schedulers[key] if isinstance(schedulers, dict) else schedulers
             for state in fit:
-                _fit_schedule(state, origin, states[name]['param_groups'])
+                groups = states[name]['param_groups']
+                _fit_schedule(state, origin, groups, len(written[key]))
 
 
 def forget_logs(checkpoint: dict, gone: Iterable[str]) -> None:
@@ -110,6 +111,8 @@ def forget_logs(checkpoint: dict, gone: Iterable[str]) -> None:
         prefix = f'train/{term.replace("loss", "").strip("_")}_'
         for key in list(scalars):
             shown_beside = key.startswith(prefix) and 'loss' not in key
+            if key in ('train/data_time', 'train/grad_norm'):  # of the run
+                continue
             if key == f'train/{term}' or shown_beside:
                 del scalars[key]
 
@@ -158,13 +161,17 @@ def _fitted(
     return {**state, 'state': moments, 'param_groups': groups}, origin
 
 
-def _fit_schedule(state: dict, origin: list[int | None], groups: list[dict]) -> None:
-    """One value per parameter group, as a parameter scheduler keeps them."""
+def _fit_schedule(
+    state: dict, origin: list[int | None], groups: list[dict], held: int
+) -> None:
+    """One value per parameter group, of which there were ``held``."""
     name = state.get('param_name', 'lr')
     for key, initial in (('base_values', f'initial_{name}'), ('_last_value', name)):
         if key in state:
             own = [group.get(initial, group.get(name)) for group in groups]
+            values = state[key]
             state[key] = [
-                mine if old is None else state[key][old]
-                for old, mine in zip(origin, own)
+                mine if old is None else values[old] for old, mine in zip(origin, own)
             ]
+            # With paramwise_cfg MMEngine keeps one more, the plain setting.
+            state[key] += values[held:]

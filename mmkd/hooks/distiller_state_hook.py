@@ -9,6 +9,7 @@ import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 
+from ..data_check import classes_of
 from ..registry import HOOKS
 from ..resume_check import ADD_THE_HOOK
 from ..rng import get_rng_state, set_rng_state
@@ -65,8 +66,7 @@ class DistillerStateHook(Hook):
         loader = runner.train_dataloader
         distiller = distiller_of(runner)
         if distiller is not None:
-            meta = getattr(loader.dataset, 'metainfo', None) or {}
-            distiller.check_classes(meta.get('classes'))
+            distiller.check_classes(classes_of(loader.dataset))
         # IterBasedTrainLoop replays what its workers drew.
         if getattr(loader, 'persistent_workers', False) and not is_iteration_based(
             runner

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from rich.console import Console
 
 from ..config import is_distilled
-from ..data_check import check_class_count, check_labels
+from ..data_check import check_class_count, check_labels, classes_of
 from ..rng import preserved_rng
 from .cost import MEMORY_STEPS, cost_table, measure_cost
 from .findings import Findings
@@ -118,7 +118,7 @@ class _Sections:
         self.initialise()
         train = self.loop('training', 'train_loop')
         classes = _classes(train) or class_names(self.run.cfg)
-        if self.run.model is not None and classes:
+        if self.run.model is not None and classes and not _is_panoptic(train):
             with self.findings.guarded('classes', 'or take data of these classes'):
                 check_class_count(self.run.model, classes)
         if self.run.distiller is not None:
@@ -211,11 +211,18 @@ class _Sections:
                     'in all figures here'
                 )
 
+    def start(self) -> None:
+        """Tell models that ask how far the run is, as a hook of the Runner does."""
+        hub = self.run.runner.message_hub  # type: ignore[union-attr]
+        for name in ('iter', 'epoch'):
+            hub.update_info(name, 0)
+
     def one_batch(self, batch: Any, optim_wrapper: Any) -> None:
         with (
             self.stages.stage('one batch, forward and backward'),
             self.findings.guarded('one batch'),
         ):
+            self.start()
             terms = measure_terms(self.run.model, batch, optim_wrapper)
             check_terms(terms, self.findings)
             title = f'One batch of {_pictures(batch)} pictures, first weights'
@@ -262,8 +269,13 @@ class _Sections:
 
 
 def _classes(loop: Any) -> Sequence[str] | None:
-    metainfo = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
-    return (getattr(metainfo, 'metainfo', None) or {}).get('classes')
+    return classes_of(getattr(getattr(loop, 'dataloader', None), 'dataset', None))
+
+
+def _is_panoptic(loop: Any) -> bool:
+    """Whether the data have classes that no box head knows."""
+    dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
+    return 'thing_classes' in (getattr(dataset, 'metainfo', None) or {})
 
 
 def _pictures(batch: Any) -> int:

@@ -77,6 +77,8 @@ def measure_cost(
         with _terms_on(model.distiller, kind == 'distilled'):
             return _timed(lambda: model.train_step(data, optim_wrapper), model)
 
+    # Else the optimizer would step in one of the two kinds alone.
+    optim_wrapper._accumulative_counts = 1
     with _no_rates(optim_wrapper):
         for kind in KINDS:
             with _teacher_elsewhere(model, kind == 'stock'):

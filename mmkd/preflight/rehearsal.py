@@ -21,7 +21,7 @@ from .findings import Findings, told
 #: Stands for a model that cannot be built, so that the rest of the run can.
 _PLACEHOLDER = dict(type='mmkd.Identity')
 #: Where evaluators write predictions, if they are told to.
-_OUTPUTS = ('outfile_prefix', 'output_dir')
+_OUTPUTS = dict(outfile_prefix='', output_dir='', out_file_path='.pkl')
 
 
 @dataclass
@@ -120,11 +120,14 @@ def _harmless(cfg: Config, folder: str) -> Config:
     cfg = copy.deepcopy(cfg)
     cfg.work_dir, cfg.log_level, cfg.launcher = folder, 'ERROR', 'none'
     cfg.resume = False
+    for key in ('runner_type', 'strategy'):  # a FlexibleRunner builds its model late
+        cfg.pop(key, None)
     if cfg.get('visualizer'):
         cfg.visualizer = dict(cfg.visualizer, vis_backends=None)
     for key in ('val_evaluator', 'test_evaluator'):
         entries: Any = cfg.get(key) or {}
         for entry in entries if isinstance(entries, (list, tuple)) else [entries]:
-            for name in _OUTPUTS:
-                entry.pop(name, None)
+            for name, suffix in _OUTPUTS.items():
+                if entry.get(name):  # some evaluators insist on one
+                    entry[name] = os.path.join(folder, name) + suffix
     return cfg

@@ -125,6 +125,10 @@ def check_metric(found: TeacherMetric, classes: int | None, findings: Findings) 
     """
     main = main_metric(found.metrics)
     if main is None:
+        findings.warn(
+            f'the teacher predicts nothing at all on {found.pictures} validation '
+            'pictures, so that there is no metric; look at its weights'
+        )
         return
     name, value = main
     # MMSegmentation's are in percent, and one class named everywhere gives 1 / K.
