@@ -212,3 +212,24 @@ def test_training_says_the_cheap_part_by_itself(hint_run):
     assert 'Preflight (tools/check.py tells more)' in text
     assert '1x1 16 to 32' in text
     assert 'Preprocessing: the same for both' in text
+
+
+def test_a_model_that_asks_for_the_iteration_and_evaluators_that_write(place, tmp_path):
+    """YOLOX resizes by the iteration; a dump of predictions is a file of the user's."""
+    mine = tmp_path / 'predictions.pkl'
+    mine.write_text('mine')
+    resize = dict(
+        type='BatchSyncRandomResize',
+        random_size_range=(64, 96),
+        size_divisor=32,
+        interval=1,
+    )
+    cfg = Config.fromfile(place / 'hint.py')
+    cfg.model.student.data_preprocessor.batch_augments = [resize]
+    dump = dict(type='DumpDetResults', out_file_path=str(mine))
+    cfg.val_evaluator = [cfg.val_evaluator, dump]
+    cfg.dump(tmp_path / 'resized.py')
+    done = call_tool('check', tmp_path / 'resized.py', *QUICK, '--batches', 1)
+    assert done.code == 0, done.err + done.out
+    assert verdict(done.out, 'error') == []
+    assert mine.read_text() == 'mine'
