@@ -86,7 +86,7 @@ class SoftTargetLoss(DistillLoss):
         teacher_at: Tapped sub-module of the teacher; ``at`` if not given.
 
     Raises:
-        ValueError: When the model is built: logits of different shapes.
+        ValueError: When the model is built: logits of different shapes, or one alone.
 
     Example:
         >>> import torch
@@ -110,6 +110,11 @@ class SoftTargetLoss(DistillLoss):
         if student is not None and teacher is not None:
             for s, t in paired_levels(student, teacher):
                 check_same_shape(s, t)
+                if s.dim() > 1 and s.shape[1] == 1:
+                    raise ValueError(
+                        f'{self.at!r} yields one logit per position, whose softmax is '
+                        'always 1; tap logits of at least two classes'
+                    )
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         terms = [

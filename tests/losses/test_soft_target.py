@@ -191,3 +191,9 @@ def test_padding_is_masked_out():
 def test_a_temperature_is_a_number():
     with pytest.raises(TypeError, match="temperature must be a number but is '2'"):
         SoftTargetLoss(at='head', temperature='2')
+
+
+def test_one_logit_alone_is_an_error_when_the_model_is_built():
+    loss = SoftTargetLoss(at='head')
+    with pytest.raises(ValueError, match="'head' yields one logit per position"):
+        loss.prepare(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4))
