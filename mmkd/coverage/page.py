@@ -45,11 +45,11 @@ _LEGEND = """
   on the heads that work, by their initials; "-" where every one of them is refused with
   a sentence when the model is built, and empty where the model has no such head.
 - KD soft target: a softmax over all channels of a position, which on a head of several
-  anchors or of sigmoids mixes what CD and WS keep apart. CD classification distillation,
-  WS weighted soft cross-entropy (Chen et al.), PW pixel-wise; LD localization
-  distillation, BR bounded regression; CWD channel-wise divergence, PA pair-wise. "rpn"
-  before a loss: on the region proposal network; "roi": on the box heads of the second
-  stage; "sem": on a semantic head.
+  anchors or of sigmoids mixes what CD and WS keep apart. CD classification
+  distillation, WS weighted soft cross-entropy (Chen et al.), PW pixel-wise; LD
+  localization distillation, BR bounded regression; CWD channel-wise divergence, PA
+  pair-wise. "rpn" before a loss: on the region proposal network; "roi": on the box
+  heads of the second stage; "sem": on a semantic head.
 """
 _SHORT = {
     'SoftTarget': 'KD',
