@@ -18,7 +18,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner
 
-from .config import model_scope
+from .config import method_names, model_scope
 from .data_check import check_class_count, check_labels, classes_of
 from .host_errors import explained
 from .problems import problems_of
@@ -174,6 +174,17 @@ def add_config_options(parser: ArgumentParser) -> None:
         default={},
         metavar='KEY=VALUE',
         help='overrides, such as model.losses.loss_hint.loss_weight=2',
+    )
+
+
+def add_run_arguments(parser: ArgumentParser) -> None:
+    """What is trained, and who teaches it."""
+    parser.add_argument('config', help='path, or mmdet::... / mmseg::... / mmkd::...')
+    parser.add_argument(
+        '--teacher', help='zoo name, config or checkpoint of the teacher'
+    )
+    parser.add_argument(
+        '--method', help=f'preset of losses: {", ".join(method_names())}'
     )
 
 

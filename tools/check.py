@@ -12,8 +12,7 @@ sentence with a remedy; 2: the command itself makes no sense.
 import argparse
 import sys
 
-from mmkd.cli import add_config_options, one_sentence_errors
-from mmkd.config import method_names
+from mmkd.cli import add_config_options, add_run_arguments, one_sentence_errors
 from mmkd.preflight import check
 from mmkd.training import train_config, use_amp
 
@@ -22,13 +21,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='path, or mmdet::... / mmseg::... / mmkd::...')
-    parser.add_argument(
-        '--teacher', help='zoo name, config or checkpoint of the teacher'
-    )
-    parser.add_argument(
-        '--method', help=f'preset of losses: {", ".join(method_names())}'
-    )
+    add_run_arguments(parser)
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument('--seed', type=int, help='seed of every random generator')
     parser.add_argument(

@@ -8,8 +8,12 @@
 
 import argparse
 
-from mmkd.cli import add_common_arguments, build_runner, one_sentence_errors
-from mmkd.config import method_names
+from mmkd.cli import (
+    add_common_arguments,
+    add_run_arguments,
+    build_runner,
+    one_sentence_errors,
+)
 from mmkd.preflight import announce
 from mmkd.training import (
     resume_from,
@@ -24,13 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='path, or mmdet::... / mmseg::... / mmkd::...')
-    parser.add_argument(
-        '--teacher', help='zoo name, config or checkpoint of the teacher'
-    )
-    parser.add_argument(
-        '--method', help=f'preset of losses: {", ".join(method_names())}'
-    )
+    add_run_arguments(parser)
     parser.add_argument(
         '--no-distill', action='store_true', help="the same config's plain baseline"
     )
