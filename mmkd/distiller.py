@@ -87,12 +87,14 @@ class Distiller(nn.Module):
             with found.caught(name):
                 if name in stock:
                     raise ValueError('a stock loss has this name; choose another')
-            for side, model, paths in zip(
-                self._taps, (student, self.teacher.model), _paths(loss)
-            ):
+            types: Any = (
+                lambda path: tap_of(resolve(student, path)),
+                lambda path: self.teacher.tap_type(path, tap_of),
+            )
+            for side, type_of, paths in zip(self._taps, types, _paths(loss)):
                 with found.caught(name):
                     for path in paths:
-                        self._taps[side][path] = tap_of(resolve(model, path))
+                        self._taps[side][path] = type_of(path)
         wrong = {problem.where for problem in found.found}
         live = {
             name: loss
@@ -114,7 +116,7 @@ class Distiller(nn.Module):
         ours = dry_run(student, self._taps['student'])
         # At one size: maps of two are compared.
         size = 0 if ours.failure else ours.size
-        theirs = dry_run(self.teacher.model, self._taps['teacher'], size)
+        theirs = self.teacher.dry_run(self._taps['teacher'], size)
         if not theirs.failure and ours.size < theirs.size:
             ours = dry_run(student, self._taps['student'], theirs.size)
         device = next(student.parameters(), torch.zeros(())).device

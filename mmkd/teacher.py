@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from .batch import Batch
+from .dry_run import DryRun, dry_run
 from .renormalize import Normalization, Renormalizer
 from .rng import preserved_rng
-from .taps import Tap, move, record
+from .taps import Tap, move, record, resolve
 from .teacher_loading import load_teacher
 
 
@@ -77,6 +78,22 @@ class Teacher:
         # Its own device is asked for where the student's has no room for it.
         parameter = next(self.model.parameters(), torch.zeros(()))
         self.model.to(function(parameter.new_zeros(1)).dtype)
+
+    def tap_type(self, path: str, tap_of: Callable[[nn.Module], type[Tap]]) -> Any:
+        """How the module at a path is tapped.
+
+        Args:
+            path: Dotted path of a sub-module.
+            tap_of: Function from a module to the :class:`~mmkd.taps.Tap` type it needs.
+
+        Raises:
+            ValueError: If there is no such sub-module, or it cannot be tapped.
+        """
+        return tap_of(resolve(self.model, path))
+
+    def dry_run(self, tap_types: Mapping[str, type[Tap]], at_least: int = 0) -> DryRun:
+        """See :func:`mmkd.dry_run.dry_run`."""
+        return dry_run(self.model, tap_types, at_least)
 
     @torch.no_grad()
     def run(

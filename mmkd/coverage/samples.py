@@ -21,7 +21,7 @@ NAMES = tuple(f'class {i}' for i in range(80))
 
 
 @dataclass
-class _Labels:
+class Labels:
     """What a detector learns from: classes of objects, and of what is none."""
 
     things: int
@@ -43,7 +43,7 @@ def detection_batch(cfg: Mapping[str, Any], size: int) -> dict[str, Any]:
         semi-supervised detector one entry per branch.
     """
     model = cfg['model']
-    labels = _labels_of(cfg)
+    labels = labels_of(cfg)
     pads = (model.get('data_preprocessor') or {}).get('pad_size_divisor', 1) > 1
     inputs, samples = [], []
     for index in range(2):
@@ -95,11 +95,11 @@ def segmentation_batch(cfg: Mapping[str, Any], size: int) -> dict[str, Any]:
         labels = label_map(scene)
         labels = np.where(labels == IGNORE, ignored, labels % classes)
         sample = SegDataSample(
-            gt_sem_seg=_pixels(labels), gt_edge_map=_pixels(_edges(labels))
+            gt_sem_seg=pixels(labels), gt_edge_map=pixels(_edges(labels))
         )
         distance = torch.from_numpy(scene.image[None, ..., 0] / 25.5 + 0.1).float()
         sample.gt_depth_map = PixelData(data=distance)
-        sample.set_metainfo(_meta(size, size, index))
+        sample.set_metainfo(image_meta(size, size, index))
         inputs.append(_image(scene, size).repeat(channels // 3, 1, 1))
         samples.append(sample)
     return dict(inputs=inputs, data_samples=samples)
@@ -110,7 +110,8 @@ def _image(scene: Scene, width: int) -> Tensor:
     return torch.from_numpy(image)
 
 
-def _meta(height: int, width: int, index: int) -> dict[str, Any]:
+def image_meta(height: int, width: int, index: int) -> dict[str, Any]:
+    """What pipelines tell of a picture that was neither resized nor flipped."""
     shape = (height, width)
     return dict(
         img_shape=shape,
@@ -125,7 +126,7 @@ def _meta(height: int, width: int, index: int) -> dict[str, Any]:
     )
 
 
-def _detection_sample(scene: Scene, width: int, index: int, known: _Labels) -> Any:
+def _detection_sample(scene: Scene, width: int, index: int, known: Labels) -> Any:
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
@@ -141,14 +142,14 @@ def _detection_sample(scene: Scene, width: int, index: int, known: _Labels) -> A
     sample = DetDataSample(
         gt_instances=InstanceData(bboxes=boxes, labels=labels),
         ignored_instances=InstanceData(bboxes=boxes[:0], labels=labels[:0]),
-        gt_sem_seg=PixelData(sem_seg=_pixels(semantic).data),
+        gt_sem_seg=PixelData(sem_seg=pixels(semantic).data),
     )
     if known.masks:
         sample.gt_instances.masks = BitmapMasks(masks, height, width)
         sample.ignored_instances.masks = BitmapMasks(masks[:0], height, width)
     if known.proposals:
         sample.proposals = _proposals(boxes, height, width)
-    sample.set_metainfo(_meta(height, width, index))
+    sample.set_metainfo(image_meta(height, width, index))
     sample.set_metainfo(
         dict(
             text=NAMES[: known.things],
@@ -172,7 +173,8 @@ def _proposals(boxes: Tensor, height: int, width: int) -> InstanceData:
     return InstanceData(bboxes=found, scores=torch.linspace(1, 0.1, len(found)))
 
 
-def _pixels(labels: np.ndarray) -> PixelData:
+def pixels(labels: np.ndarray) -> PixelData:
+    """A map of labels, (H, W), as a data sample holds it."""
     return PixelData(data=torch.from_numpy(labels.astype(np.int64))[None])
 
 
@@ -181,7 +183,8 @@ def _edges(labels: np.ndarray) -> np.ndarray:
     return cv2.dilate(cv2.Canny(labels.astype(np.uint8), 0.1, 0.2), np.ones((3, 3))) > 0
 
 
-def _labels_of(cfg: Mapping[str, Any]) -> _Labels:
+def labels_of(cfg: Mapping[str, Any]) -> Labels:
+    """What a detector learns from, as its stock config tells."""
     model = cfg['model']
     found = [
         head[key]
@@ -193,7 +196,7 @@ def _labels_of(cfg: Mapping[str, Any]) -> _Labels:
     panoptic = model.get('semantic_head') or model.get('panoptic_head')
     stuff = (panoptic or {}).get('num_stuff_classes', 1)
     loading = list(dicts(cfg.get('train_dataloader')))
-    return _Labels(
+    return Labels(
         things=things,
         first_stuff=things if stuff else IGNORE,
         masks=any(

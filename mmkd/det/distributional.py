@@ -136,11 +136,11 @@ class DistributionalHead(nn.Module):
 
     def _distribution_focal_loss(self, view: Any) -> Tensor:
         index = view.positives.nonzero().squeeze(1)
-        weight = view.scores[index].amax(1)
+        weight = view.scores_of(index).amax(1)
         # Stock DFL wants targets below the last bin.
         targets = self.edge_targets(view, index).clamp(0, self.reg_max - 0.1)
         return self.loss_dfl(
-            view.edge_rows[index].float().flatten(0, 1),
+            view.edges_of(index).float().flatten(0, 1),
             targets.flatten(),
             weight=weight.repeat_interleave(4),
             avg_factor=4 * total_over_ranks(weight),

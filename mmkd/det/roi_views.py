@@ -67,6 +67,10 @@ class RoIStage:
             return next(self.head.parameters()).new_zeros(0, self.num_classes + 1)
         return self.predictions[0]
 
+    def classes_of(self, index: Tensor) -> Tensor:
+        """:attr:`class_rows` of some rows, (n, K)."""
+        return self.class_rows[index]
+
     def deltas(self, index: Tensor, labels: Tensor) -> Tensor:
         """Predicted boxes of some rows in :attr:`units`, (n, 4).
 

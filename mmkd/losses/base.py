@@ -36,6 +36,11 @@ class DistillLoss(nn.Module):
     also_at: tuple[str, ...] = ()
     teacher_also_at: tuple[str, ...] = ()
 
+    #: Fields of the teacher's head view, such as ``('logits',)``, that
+    #: :meth:`distance` reads; ``None`` for whatever it computes. What computes other
+    #: fields alone (the other tower of a head) is left out of the teacher's pass.
+    reads: tuple[str, ...] | None = None
+
     #: What the student's classes must be called, if the teacher knows names.
     class_names: Any = None
 
@@ -74,6 +79,26 @@ class DistillLoss(nn.Module):
 
     def prepare_also(self, student: dict[str, Any], teacher: dict[str, Any]) -> None:
         """The same for the further paths: path -> what its tap yielded."""
+
+    def places(self, student: Any, batch: Batch) -> Tensor | None:
+        """Where :meth:`distance` reads the teacher, for ``tools/cache_teacher.py``.
+
+        Args:
+            student: What the student's tap yielded in this step.
+            batch: The batch.
+
+        Returns:
+            Rows of a dense head's view, ascending, (n,), that depend on the labels
+            alone and not on what the student predicts; ``None`` for whole maps of
+            logits.
+
+        Raises:
+            ValueError: If what it reads cannot be stored.
+        """
+        raise ValueError(
+            f'{type(self).__name__} reads the teacher everywhere, which is too much '
+            'to be stored; use a live teacher for it'
+        )
 
     def before_student(self, tap: Any, factor: float) -> None:
         """Called in every step in which the term is on, before the student runs.

@@ -115,9 +115,9 @@ class BoxHeadLoss(DistillLoss):
         """Stages of both heads side by side, those that ran."""
         return zip(student.stages, teacher.stages)
 
-    def their_logits(self, ours: Any, theirs: Any) -> Tensor:
-        """The teacher's class logits in the order of the student's classes, (R, K)."""
-        logits = theirs.class_rows
+    def their_logits(self, ours: Any, theirs: Any, index: Tensor) -> Tensor:
+        """The teacher's class logits of some rows, (n, K), in the student's order."""
+        logits = theirs.classes_of(index)
         if self._class_map is None:
             return logits
         return _selected(logits, self._class_map, ours.has_background, ours.is_sigmoid)

@@ -124,6 +124,7 @@ class ClassificationDistillationLoss(HeadRowsLoss):
     """
 
     regions = ('main', 'vlr', 'all')
+    reads = ('logits',)
 
     def __init__(
         self,
@@ -151,7 +152,8 @@ class ClassificationDistillationLoss(HeadRowsLoss):
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         rows = self.rows(student, batch)
-        ours, theirs = student.class_rows[rows.index], teacher.class_rows[rows.index]
+        ours = student.classes_of(rows.index)
+        theirs = teacher.classes_of(rows.index)
         weight = rows.weight
         factor: Any = 1.0
         if self.normalize == 'paper':

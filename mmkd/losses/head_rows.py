@@ -121,6 +121,9 @@ class HeadRowsLoss(DistillLoss):
         rows.weight = self.row_weights(student, rows).float()
         return rows
 
+    def places(self, student: Any, batch: Batch) -> Tensor:
+        return self.rows(student, batch).index
+
     def row_weights(self, student: Any, rows: Rows) -> Tensor:
         """Weight of every selected row, (R,); defined by the subclass."""
         raise NotImplementedError(f'{type(self).__name__} must define row_weights()')

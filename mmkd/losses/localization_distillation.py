@@ -128,6 +128,7 @@ class LocalizationDistillationLoss(HeadRowsLoss):
 
     regions = ('main', 'vlr')
     needs_distributions = True
+    reads = ('distributions',)
 
     def __init__(
         self,
@@ -149,8 +150,8 @@ class LocalizationDistillationLoss(HeadRowsLoss):
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         rows = self.rows(student, batch)
-        ours = student.edge_rows[rows.index].flatten(0, 1)
-        theirs = teacher.edge_rows[rows.index].flatten(0, 1)
+        ours = student.edges_of(rows.index).flatten(0, 1)
+        theirs = teacher.edges_of(rows.index).flatten(0, 1)
         if self.normalize == 'paper':
             factor: Any = 1.0 if self.region == 'main' else 4.0
         else:
@@ -173,4 +174,4 @@ class LocalizationDistillationLoss(HeadRowsLoss):
     def row_weights(self, student: Any, rows: Rows) -> Tensor:
         if self.region == 'vlr':
             return rows.weight
-        return student.scores[rows.index].amax(1)
+        return student.scores_of(rows.index).amax(1)

@@ -183,6 +183,9 @@ class PixelWiseLoss(DistillLoss):
         own = f'temperature={self.temperature}, normalize={self.normalize!r}'
         return f'{super().extra_repr()}, {own}'
 
+    def places(self, student: Any, batch: Batch) -> None:
+        return None
+
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         terms = []
         for s, t in paired_levels(student, teacher):

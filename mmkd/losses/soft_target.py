@@ -116,6 +116,9 @@ class SoftTargetLoss(DistillLoss):
                         'always 1; tap logits of at least two classes'
                     )
 
+    def places(self, student: Any, batch: Batch) -> None:
+        return None
+
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         terms = [
             soft_target_loss(

@@ -203,6 +203,8 @@ class WeightedSoftCrossEntropyLoss(BoxHeadLoss):
         self.background_weight = float(background_weight)
         self.temperature = temperature
 
+    reads = ('logits',)
+
     def before_student(self, tap: Any, factor: float) -> None:
         if self.mu is not None:
             tap.hard_factor *= 1 - factor * (1 - self.mu)
@@ -215,8 +217,8 @@ class WeightedSoftCrossEntropyLoss(BoxHeadLoss):
         terms = []
         for ours, theirs in self.stages(student, teacher):
             index = ours.label_weights.nonzero().squeeze(1)
-            s = ours.class_rows[index]
-            t = self.their_logits(ours, theirs)[index]
+            s = ours.classes_of(index)
+            t = self.their_logits(ours, theirs, index)
             weight = ours.label_weights[index]
             form = self._sigmoids if ours.is_sigmoid else self._softmax
             value = form(s, t, weight, ours.class_factor, ours.has_background)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from .layout import duration, table
 from .tensor_bytes import held_by, peak_bytes
+from .timing import timed
 
 
 @dataclass
@@ -75,11 +75,13 @@ def measure_cost(
     def step(kind: str) -> float:
         data = copy.deepcopy(batch)
         with _terms_on(model.distiller, kind == 'distilled'):
-            return _timed(lambda: model.train_step(data, optim_wrapper), model)
+            device = next(model.parameters()).device
+            run = functools.partial(model.train_step, data, optim_wrapper)
+            return timed(run, device).wall
 
     # Else the optimizer would step in one of the two kinds alone.
     optim_wrapper._accumulative_counts = 1
-    with _no_rates(optim_wrapper):
+    with no_rates(optim_wrapper):
         for kind in KINDS:
             with _teacher_elsewhere(model, kind == 'stock'):
                 step(kind)  # makes the optimizer's state, which then stays
@@ -94,17 +96,6 @@ def measure_cost(
     return cost
 
 
-def _timed(function: Callable[[], Any], model: Any) -> float:
-    on_gpu = next(model.parameters()).is_cuda
-    if on_gpu:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if on_gpu:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 @contextmanager
 def _terms_on(distiller: Any, on: bool) -> Iterator[None]:
     factors = dict(distiller.factors)
@@ -117,7 +108,8 @@ def _terms_on(distiller: Any, on: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _no_rates(optim_wrapper: Any) -> Iterator[None]:
+def no_rates(optim_wrapper: Any) -> Iterator[None]:
+    """Let the weights stay where they are while a block trains."""
     groups = [g for o in _optimizers(optim_wrapper) for g in o.param_groups]
     rates = [group['lr'] for group in groups]
     for group in groups:
@@ -145,10 +137,7 @@ def _teacher_elsewhere(model: Any, away: bool) -> Iterator[None]:
 
 
 def _held(model: Any, optim_wrapper: Any, distilled: bool) -> list[Tensor]:
-    tensors = [x for name, x in _students(model)]
-    for optimizer in _optimizers(optim_wrapper):
-        for state in optimizer.state.values():
-            tensors += [x for x in state.values() if isinstance(x, Tensor)]
+    tensors = [x for name, x in _students(model)] + optimizer_state(optim_wrapper)
     if distilled:
         tensors += held_by(model.distiller) + held_by(model.distiller.teacher.model)
     return tensors
@@ -159,6 +148,17 @@ def _students(model: Any) -> Iterator[tuple[str, Tensor]]:
         if name != 'distiller':
             for tensor in held_by(child):
                 yield name, tensor
+
+
+def optimizer_state(optim_wrapper: Any) -> list[Tensor]:
+    """Moments and the like, of all optimizers."""
+    return [
+        value
+        for optimizer in _optimizers(optim_wrapper)
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    ]
 
 
 def _optimizers(optim_wrapper: Any) -> list[Any]:
