@@ -81,7 +81,7 @@ def check(
     """
     if not is_distilled(cfg):
         raise ValueError(HOW_TO_NAME_A_TEACHER)
-    report = console or _standard_output()
+    report = console or standard_output()
     stages = Stages(progress or Console(file=sys.stderr))
     findings = Findings()
     with (
@@ -98,7 +98,8 @@ def check(
     return findings
 
 
-def _standard_output() -> Console:
+def standard_output() -> Console:
+    """Console on what is the standard output now, wide enough where it is a file."""
     # Named now: what a run prints goes elsewhere.
     console = Console(file=sys.stdout)
     return console if console.is_terminal else Console(file=sys.stdout, width=120)

@@ -7,7 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class Stages:
@@ -36,7 +42,7 @@ class Stages:
             yield lambda: None
             return
         columns = ('{task.description}', BarColumn(28), TimeElapsedColumn())
-        counted = (MofNCompleteColumn(),) if total else ()
+        counted = (MofNCompleteColumn(), TimeRemainingColumn()) if total else ()
         with Progress(
             *columns, *counted, console=self.console, transient=True
         ) as progress:

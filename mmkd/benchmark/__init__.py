@@ -1,0 +1,1 @@
+"""What a training step with a teacher costs, beside what it would cost otherwise."""

@@ -1,0 +1,201 @@
+"""The rows of the table: what a training step is made of in each of them."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.structures import BaseDataElement
+
+from ..taps import Tap
+from .networks import Networks, Trainee
+from .peers import mmdetection_distiller, mmrazor_distiller
+
+STUDENT = 'student alone'
+FLOOR = 'floor'
+TRUNK = 'floor (trunk)'
+MMKD = 'mmkd'
+FREE = 'mmkd, teacher for free'
+MMDETECTION = "MMDetection's distiller"
+MMRAZOR = 'mmrazor'
+CACHE = 'mmkd, with cache'
+#: Options of the teacher that change nothing but the cost: each is left out in a row.
+EXACT = ('fold_norms', 'channels_last', 'prune')
+#: Options by choice: each is added in a row.
+CHOICES: Mapping[str, dict[str, Any]] = dict(
+    bf16=dict(dtype='bf16'),
+    fp16=dict(dtype='fp16'),
+    compile=dict(compile=True),
+    stream=dict(stream=True),
+)
+_GPU_ONLY = ('fp16', 'stream')
+DEFAULT = (STUDENT, FLOOR, TRUNK, MMKD, FREE)
+
+
+@dataclass
+class Row:
+    """What is measured under one name.
+
+    Args:
+        trainee: The student.
+        run: Does a step on a raw batch, which is the n-th of those measured on.
+        memory: Whether its peak means something.
+    """
+
+    trainee: Trainee
+    run: Callable[[Any, int], Any]
+    memory: bool = True
+
+
+def row_names(
+    patterns: Sequence[str] | None, device: str, cache: str | None = None
+) -> list[str]:
+    """Names of the rows that are measured.
+
+    Args:
+        patterns: Shell patterns; the first five rows if not given.
+        device: Kind of device; some rows are for GPUs alone.
+        cache: Folder of the teacher's cache, which has a row of its own.
+
+    Returns:
+        The names in their order; the student alone is always there.
+
+    Raises:
+        ValueError: If a pattern is the name of no row.
+
+    Example:
+        >>> row_names(['mmkd, w*bf16', 'floor'], 'cpu')
+        ['student alone', 'floor', 'mmkd, with bf16']
+    """
+    known = [*DEFAULT, *(f'mmkd, without {name}' for name in EXACT)]
+    choices = [c for c in CHOICES if device == 'cuda' or c not in _GPU_ONLY]
+    known += [f'mmkd, with {name}' for name in choices]
+    known += [MMDETECTION, MMRAZOR, *([CACHE] if cache else [])]
+    wanted = [STUDENT, *(patterns or (*DEFAULT, *([CACHE] if cache else [])))]
+    for pattern in wanted:
+        if not fnmatch.filter(known, pattern):
+            raise ValueError(f'--rows must match one of {known} but is {pattern!r}')
+    return [n for n in known if any(fnmatch.fnmatchcase(n, p) for p in wanted)]
+
+
+def build_row(name: str, networks: Networks) -> Row:
+    """Build what a row runs.
+
+    Args:
+        name: One of :func:`row_names`.
+        networks: Builds the models.
+
+    Raises:
+        ValueError: If there is no such thing for these models.
+    """
+    if name == STUDENT:
+        return _plain(networks.student)
+    if name in (FLOOR, TRUNK):
+        return _floor(networks, whole=name == FLOOR)
+    if name == MMKD:
+        return _plain(networks.distilled)
+    if name == FREE:
+        return _free(networks.distilled)
+    if name == MMDETECTION:
+        return _plain(mmdetection_distiller(networks))
+    if name == MMRAZOR:
+        return _plain(mmrazor_distiller(networks))
+    option = name.rpartition(' ')[2]
+    if name == CACHE:
+        return _plain(networks.distilled_with(cache=networks.setting.cache))
+    if option in EXACT:
+        return _plain(networks.distilled_with(**{option: False}))
+    return _plain(networks.distilled_with(**CHOICES[option]))
+
+
+def _plain(trainee: Trainee) -> Row:
+    return Row(trainee, lambda raw, index: trainee.step(raw))
+
+
+def _floor(networks: Networks, whole: bool) -> Row:
+    """The student with a stock teacher that nothing listens to."""
+    student, teacher = networks.student, networks.teacher
+    network: Any = teacher
+
+    @torch.inference_mode()
+    def before(data: Any) -> None:
+        if not whole:
+            network.extract_feat(data['inputs'])
+            return
+        # Two-stage detectors leave their proposals in the samples.
+        samples = [
+            sample.new() if isinstance(sample, BaseDataElement) else sample
+            for sample in data['data_samples']
+        ]
+        network(data['inputs'], samples, mode='tensor')
+
+    both = Trainee(student.model, student.outer, student.optim_wrapper, teacher)
+    return Row(both, lambda raw, index: both.step(raw, before))
+
+
+def _free(trainee: Trainee) -> Row:
+    replay = Replay(trainee.model.distiller.teacher)
+
+    def run(raw: Any, index: int) -> Any:
+        with replay.of(index):
+            return trainee.step(raw)
+
+    # What was recorded lies in memory before the step, in no other row.
+    return Row(trainee, run, memory=False)
+
+
+@dataclass
+class Replay:
+    """A teacher that runs once for every batch and is replayed afterwards.
+
+    RoI heads still score the student's RoIs.
+
+    Args:
+        teacher: The :class:`~mmkd.teacher.Teacher`; used as it is outside of
+            :meth:`of`.
+    """
+
+    teacher: Any
+    _taps: dict[int, dict[str, Tap]] = field(default_factory=dict)
+
+    def of(self, index: int) -> _Replaying:
+        """Context in which the teacher's part in a batch is replayed.
+
+        Args:
+            index: Which batch it is.
+        """
+        return _Replaying(self, index)
+
+    def taps(self, index: int, *args: Any, **kwargs: Any) -> dict[str, Tap]:
+        """What the teacher recorded, as if it had just run."""
+        if index not in self._taps:
+            self._taps[index] = type(self.teacher).run(self.teacher, *args, **kwargs)
+        return {path: _fresh(tap) for path, tap in self._taps[index].items()}
+
+
+@dataclass
+class _Replaying:
+    replay: Replay
+    index: int
+
+    def __enter__(self) -> None:
+        self.replay.teacher.run = lambda *args, **kwargs: self.replay.taps(
+            self.index, *args, **kwargs
+        )
+
+    def __exit__(self, *error: Any) -> None:
+        del self.replay.teacher.run
+
+
+def _fresh(tap: Tap) -> Tap:
+    """A tap with the same recorded tensors, to which what follows can be added."""
+    twin = copy.copy(tap)
+    for key, value in vars(tap).items():
+        if isinstance(value, (list, dict)):
+            setattr(twin, key, copy.copy(value))
+    twin.calls = {name: [*map(copy.copy, calls)] for name, calls in tap.calls.items()}
+    return twin
