@@ -60,6 +60,7 @@ setup(
         'tests': TESTS,
         'dev': ['ruff', 'mypy', *TESTS],
         'tensorboard': ['tensorboard'],
+        'cache': ['safetensors>=0.4.3'],
         'text': ['transformers'],
         'gan': ['torchmetrics'],
     },

@@ -128,6 +128,14 @@ class Distill(_Base):
         """How a module is tapped: its output; the leaves know more of heads."""
         return Tap
 
+    def row_rule(self, module: nn.Module) -> dict[str, Any]:
+        """What decides the rows of a head that losses read, for a teacher's cache.
+
+        Raises:
+            ValueError: If it is not the labels alone.
+        """
+        raise ValueError(f'{type(module).__name__} is no dense head with rows')
+
     def _distilled_loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """``loss`` of a student that has it: the stock losses and the teacher's."""
         run = super().loss  # type: ignore[misc]

@@ -21,6 +21,7 @@ from .config import (
     method_losses,
     model_scope,
     student_config,
+    teacher_options,
     without_run,
 )
 from .fileio import replacing
@@ -34,6 +35,7 @@ def train_config(
     distill: bool = True,
     options: Mapping[str, Any] | None = None,
     work_dir: str | None = None,
+    cache: str | None = None,
 ) -> Config:
     """The config of a training run.
 
@@ -46,6 +48,7 @@ def train_config(
         options: Overrides by dotted key, see
             :func:`mmkd.overrides.merge_options`.
         work_dir: Where the run is kept; ``work_dirs/<name>`` if not given.
+        cache: Teacher cache that stands for the teacher, see ``docs/cache.md``.
 
     Returns:
         The config, exact resume and atomic checkpoints included.
@@ -61,6 +64,8 @@ def train_config(
             name = f'{name}_{method}'
         cfg = _with_teacher(cfg, teacher, method)
     merge_options(cfg, options or {})
+    if cache and distill:
+        _use_cache(cfg, cache)
     if not distill:
         cfg = student_config(cfg)
         name = f'{name}_no-distill'
@@ -217,6 +222,15 @@ def _existing(checkpoint: str) -> str:
     if not path.is_file():
         raise FileNotFoundError(f'checkpoint {checkpoint!r} does not exist')
     return str(path)
+
+
+def _use_cache(cfg: Config, cache: str) -> None:
+    if not is_distilled(cfg):
+        raise ValueError(
+            '--cache needs a distillation config, or --method and --teacher: the '
+            'config names no losses'
+        )
+    cfg.model.teacher = dict(teacher_options(cfg.model.teacher), cache=cache)
 
 
 def _with_teacher(cfg: Config, teacher: Any, method: str | None) -> Config:

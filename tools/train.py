@@ -33,6 +33,9 @@ def parse_args() -> argparse.Namespace:
         '--no-distill', action='store_true', help="the same config's plain baseline"
     )
     parser.add_argument(
+        '--cache', help='what tools/cache_teacher.py made, in place of the teacher'
+    )
+    parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
@@ -59,6 +62,7 @@ def main() -> None:
             not args.no_distill,
             args.cfg_options,
             args.work_dir,
+            args.cache,
         )
         cfg.launcher = args.launcher
         if args.amp:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from ..distill import Distill
@@ -32,3 +34,8 @@ class DistillDetector(Distill):
                 'fits; it can be a teacher, but no student'
             )
         return tap_of(module)
+
+    def row_rule(self, module: nn.Module) -> dict[str, Any]:
+        from .static_targets import row_rule
+
+        return row_rule(module)

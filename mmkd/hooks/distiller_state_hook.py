@@ -9,6 +9,7 @@ import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 
+from ..cache.cached_teacher import CachedTeacher
 from ..data_check import classes_of
 from ..registry import HOOKS
 from ..resume_check import ADD_THE_HOOK
@@ -67,6 +68,9 @@ class DistillerStateHook(Hook):
         distiller = distiller_of(runner)
         if distiller is not None:
             distiller.check_classes(classes_of(loader.dataset))
+            if isinstance(distiller.teacher, CachedTeacher):
+                model = model_of(runner)
+                distiller.teacher.check_run(runner.cfg, loader.dataset, model)
         # IterBasedTrainLoop replays what its workers drew.
         if getattr(loader, 'persistent_workers', False) and not is_iteration_based(
             runner

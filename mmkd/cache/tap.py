@@ -1,0 +1,256 @@
+"""A tap on a teacher that is not there: what the cache holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..losses.base import levels
+from ..taps import HeadView, Tap
+from .shards import Entry
+
+#: What losses ask of a head's view when they are prepared.
+_FACTS = (
+    'name',
+    'strides',
+    'num_priors',
+    'sizes',
+    'num_classes',
+    'num_logits',
+    'bins',
+    'bin_sizes',
+    'origins',
+)
+#: Of them those that are lists of pairs, which JSON knows no tuples for.
+_PAIRS = ('strides', 'sizes')
+#: Field that stands for maps of logits.
+MAPS = 'maps'
+#: Field of a head's view -> the method that yields some rows of it.
+_ROWS = dict(distributions='edges_of', logits='classes_of')
+
+
+def facts_of(tap: Tap) -> dict[str, Any]:
+    """What a tap's view knows without a batch, for :class:`CachedTap`.
+
+    Args:
+        tap: Of a dry run of the teacher.
+    """
+    found: dict[str, Any] = dict(
+        kind=type(tap.module).__name__, count=tap.count, class_names=tap.class_names
+    )
+    view = tap.value
+    for name in _FACTS if isinstance(view, HeadView) else ():
+        with suppress(Exception):  # heads that are no dense heads lack most of them
+            found[name] = getattr(view, name)
+    with suppress(Exception):
+        found['maps'] = [list(level.shape) for level in levels(view)]
+    return found
+
+
+def taken(tap: Tap, field: str, rows: Tensor | None) -> Tensor:
+    """What is stored of a live teacher's tap, in half precision.
+
+    Args:
+        tap: Of the teacher, after its pass on one image.
+        field: ``'distributions'``, ``'logits'`` or :data:`MAPS`.
+        rows: Rows of a dense head, ascending.
+
+    Returns:
+        On the CPU: (n, ...) of rows, one flat run of maps.
+
+    Raises:
+        ValueError: If the teacher says NaN or infinity.
+    """
+    if rows is None:
+        values = torch.cat([level.reshape(-1) for level in levels(tap.value)])
+    else:
+        values = getattr(tap.value, _ROWS[field])(rows)
+    if not values.isfinite().all():
+        raise ValueError(
+            f'the {field} of {tap.path!r} in the teacher hold NaN or infinity, which '
+            'teach nothing; look at its weights'
+        )
+    limit = torch.finfo(torch.float16).max
+    return values.float().clamp(-limit, limit).half().cpu()
+
+
+@dataclass
+class _Placed:
+    """Rows of a batch, ascending, and what the teacher says there."""
+
+    rows: Tensor
+    values: Tensor
+
+
+class CachedTap(HeadView):
+    """What the cache holds of one tap in a batch; finished by :meth:`follow`.
+
+    Losses find the fields and methods of a live teacher's view in it, as far as they
+    were stored; of plain modules it stands for the maps of logits.
+
+    Args:
+        path: Of the tap in the teacher.
+        facts: See :func:`facts_of`.
+        records: Field -> its entry of every image of the batch; empty in a dry run.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        facts: Mapping[str, Any],
+        records: Mapping[str, Sequence[Entry]] | None = None,
+    ) -> None:
+        self.facts = dict(facts)
+        # Messages and reports call a tap by the class of its module.
+        super().__init__(path, type(self.facts['kind'], (), {})())
+        self._records = records or {}
+        self._placed: dict[str, _Placed] = {}
+        self._maps = [torch.zeros(shape) for shape in self.facts.get('maps', ())]
+        self._follows: Tap | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        facts = self.__dict__.get('facts', {})
+        if name not in facts:
+            raise AttributeError(
+                f'the teacher is cached, and the cache holds no {name} of it'
+            )
+        value = facts[name]
+        return [tuple(pair) for pair in value] if name in _PAIRS else value
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        return self.facts['class_names']
+
+    @property
+    def count(self) -> int:
+        return self.facts['count']
+
+    @property
+    def logits(self) -> list[Tensor]:
+        """Maps of logits, (N, C, H, W) per level."""
+        if self._records and MAPS not in self._records:
+            raise AttributeError('the teacher is cached, and the cache holds no maps')
+        return self._maps
+
+    def to(self, device: torch.device) -> None:
+        """Nothing: what is read goes where the student's tensors are."""
+
+    def edges_of(self, index: Tensor) -> Tensor:
+        """Logits of the edges' bins of some rows, (n, 4, bins)."""
+        return self._of('distributions', index)
+
+    def classes_of(self, index: Tensor) -> Tensor:
+        """Class logits of some rows, (n, C)."""
+        return self._of('logits', index)
+
+    def follow(self, student: Tap) -> None:
+        """Bring what was stored to the grid of the batch.
+
+        Args:
+            student: The student's tap, complete.
+        """
+        if self._follows is student:
+            return
+        for field, entries in self._records.items():
+            if field == MAPS:
+                self._maps = _batched(
+                    entries, levels(student.value), self.facts['alike']
+                )
+            else:
+                like = student.value.logits
+                priors = self.facts['num_priors']
+                self._placed[field] = _place(entries, like, priors)
+        self._follows = student
+
+    def _of(self, field: str, index: Tensor) -> Tensor:
+        placed = self._placed[field]
+        at = torch.searchsorted(placed.rows, index)
+        found = at.clamp(max=max(len(placed.rows) - 1, 0))
+        if len(index) and (
+            not len(placed.rows) or not torch.equal(placed.rows[found], index)
+        ):
+            wrong = int((placed.rows[found] != index).sum()) if len(placed.rows) else 0
+            raise ValueError(
+                f'the cache holds {field} of {self.path!r} at other places than this '
+                f'batch needs ({wrong or len(index)} of {len(index)} are missing): '
+                'boxes or the pipeline changed under it; build it anew with '
+                'tools/cache_teacher.py'
+            )
+        return placed.values[found]
+
+
+def _place(entries: Sequence[Entry], maps: list[Tensor], priors: list[int]) -> _Placed:
+    """Rows of single views as rows of a batch.
+
+    Images lie in the upper left corner, so a prior keeps its level, row and column.
+    """
+    rows, level_start = [], 0
+    starts = []
+    for level, count in zip(maps, priors):
+        starts.append((level_start, level.shape[2], level.shape[3], count))
+        level_start += level.shape[0] * level.shape[2] * level.shape[3] * count
+    for image, entry in enumerate(entries):
+        assert entry.rows is not None
+        rows.append(_rows_in_batch(entry, image, starts))
+    joined = torch.cat(rows)
+    order = joined.argsort()
+    device = maps[0].device
+    values = torch.cat([entry.values for entry in entries])[order]
+    return _Placed(_to(joined[order], device), _to(values, device))
+
+
+def _rows_in_batch(entry: Entry, image: int, starts: list[tuple]) -> Tensor:
+    """Rows of one image in the batch, ascending, (n,), int64."""
+    assert entry.rows is not None
+    index = entry.rows.long()
+    grids = entry.shapes.tolist()
+    counts = [h * w * start[3] for (h, w), start in zip(grids, starts)]
+    ends = torch.tensor(counts).cumsum(0)
+    lasts = torch.searchsorted(index, ends).tolist()
+    found, first = [], 0
+    for grid, start, count, end, last in zip(
+        grids, starts, counts, ends.tolist(), lasts
+    ):
+        offset, height, width, priors = start
+        place = index[first:last] - (end - count)
+        cell, prior = place // priors, place % priors
+        y, x = cell // grid[1], cell % grid[1]
+        cell = (image * height + y) * width + x
+        found.append(offset + cell * priors + prior)
+        first = last
+    return torch.cat(found)
+
+
+def _batched(
+    entries: Sequence[Entry], student: list[Tensor], alike: bool
+) -> list[Tensor]:
+    """Maps of single views side by side, zeros where the batch is padded."""
+    shapes = [entry.shapes.tolist() for entry in entries]
+    found = []
+    for level, like in enumerate(student):
+        sizes = [shape[level] for shape in shapes]
+        size = [sizes[0][0], *like.shape[2:]] if alike else sizes[0]
+        if not alike and any(other != size for other in sizes):
+            raise ValueError(
+                "the teacher's maps have other sizes than the student's and the images "
+                'of a batch differ in size, which a cache cannot bring together; use a '
+                'live teacher, or images of one size'
+            )
+        found.append(entries[0].values.new_zeros(len(entries), *size))
+    for image, entry in enumerate(entries):
+        first = 0
+        for level, shape in enumerate(shapes[image]):
+            last = first + torch.Size(shape).numel()
+            box = tuple(slice(side) for side in shape)
+            found[level][image][box] = entry.values[first:last].view(shape)
+            first = last
+    return [_to(level, like.device) for level, like in zip(found, student)]
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, non_blocking=device.type != 'cpu')
