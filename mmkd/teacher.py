@@ -12,6 +12,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from .batch import Batch
+from .cache.cached_teacher import cached_teacher
 from .dry_run import DryRun, dry_run
 from .renormalize import Normalization, Renormalizer
 from .rng import preserved_rng
@@ -180,6 +181,8 @@ def build_teacher(
     """
     if isinstance(teacher, nn.Module):
         return Teacher(teacher)
+    if isinstance(teacher, Mapping) and teacher.get('cache') is not None:
+        return cached_teacher(teacher)
     with preserved_rng():
         loaded = load_teacher(teacher, scope)
     return Teacher(*loaded)
