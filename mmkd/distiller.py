@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -128,6 +128,21 @@ class Distiller(nn.Module):
             with problems.caught(name):
                 _prepare_loss(name, loss, ours, theirs)
         self._teacher_calls = {path: tap.count for path, tap in theirs.taps.items()}
+        if not theirs.failure and not problems.found:
+            reads = self._reads(live)
+            self.teacher.economize(self._taps['teacher'], reads, theirs.size)
+
+    def _reads(self, names: Iterable[str]) -> dict[str, frozenset[str] | None]:
+        """Path in the teacher -> fields that some terms read, ``None`` for all."""
+        found: dict[str, frozenset[str] | None] = {}
+        for name in names:
+            loss = self.losses[name]
+            for path in _paths(loss)[1]:
+                fields = loss.reads if path == loss.teacher_at else None
+                known = found.get(path, frozenset())
+                both = None in (fields, known)
+                found[path] = None if both else known.union(fields)  # type: ignore
+        return found
 
     def check_classes(self, names: Sequence[str] | None) -> None:
         """Raise ``ValueError`` if the data has other classes than the teacher.
@@ -225,6 +240,7 @@ class Distiller(nn.Module):
             batch,
             {path: self._taps['teacher'][path] for path in theirs},
             {path: self._teacher_calls.get(path, 1 << 30) for path in theirs},
+            self._reads(active),
         )
         student_types = {path: self._taps['student'][path] for path in ours}
         with record(student, student_types) as student_taps:
@@ -237,12 +253,13 @@ class Distiller(nn.Module):
             raise ValueError(
                 f'losses must not have names of stock losses but {sorted(clash)} do'
             )
+        self.teacher.wait(teacher_taps)
         batch.student = {path: tap.value for path, tap in student_taps.items()}
         batch.teacher = {path: tap.value for path, tap in teacher_taps.items()}
         for name in active:
             loss = self.losses[name]
             _check_counts(student_taps[loss.at], teacher_taps[loss.teacher_at])
-            with torch.no_grad():
+            with torch.no_grad(), self.teacher.precision(batch.inputs):
                 teacher_taps[loss.teacher_at].follow(student_taps[loss.at])
             s, t = batch.student[loss.at], batch.teacher[loss.teacher_at]
             losses[name] = self.factors[name] * loss(s, t, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,8 +40,9 @@ def dry_run(
     model: nn.Module,
     tap_types: Mapping[str, type[Tap]],
     at_least: int = 0,
+    with_grad: bool = False,
 ) -> DryRun:
-    """Run a model on two small synthetic images in eval mode without gradients.
+    """Run a model on two small synthetic images in eval mode.
 
     BatchNorm buffers and training flags are left as they were; the caller
     preserves the random state.
@@ -49,6 +51,7 @@ def dry_run(
         model: A model with mmengine's interface (``mode='tensor'``).
         tap_types: Path -> how to tap it.
         at_least: Side of the smallest pictures that are tried, in pixels.
+        with_grad: Whether what is recorded leads back to the inputs.
 
     Returns:
         What the taps recorded. A model whose head cannot run on synthetic
@@ -70,7 +73,7 @@ def dry_run(
     """
     seen = DryRun()
     for size in (size for size in SIZES if size >= at_least):
-        seen = _attempt(model, tap_types, size)
+        seen = _attempt(model, tap_types, size, with_grad)
         seen.size = size
         if seen.failure is None:
             break
@@ -81,6 +84,7 @@ def _attempt(
     model: nn.Module,
     tap_types: Mapping[str, type[Tap]],
     size: int,
+    with_grad: bool,
 ) -> DryRun:
     parameter = next(model.parameters(), torch.zeros(()))
     channels = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
@@ -97,13 +101,13 @@ def _attempt(
     detector: Any = model
     if hasattr(detector, 'extract_feat'):
         # Looked up when it is called: it may be tapped itself.
-        seen = _run(model, tap_types, inputs, lambda x: detector.extract_feat(x))
+        trunk = functools.partial(_run, model, tap_types, inputs, with_grad)
+        seen = trunk(lambda x: detector.extract_feat(x))
         if seen.failure is None:
             return seen
     stop = _once_every_head_ran(tap_types, seen)
-    return _run(
-        model, tap_types, inputs, lambda x: model(x, samples, mode='tensor'), stop
-    )
+    whole = functools.partial(_run, model, tap_types, inputs, with_grad)
+    return whole(lambda x: model(x, samples, mode='tensor'), stop)
 
 
 def _once_every_head_ran(
@@ -122,6 +126,7 @@ def _run(
     model: nn.Module,
     tap_types: Mapping[str, type[Tap]],
     inputs: torch.Tensor,
+    with_grad: bool,
     forward: Callable[[torch.Tensor], Any],
     stop_after: Mapping[str, int] | None = None,
 ) -> DryRun:
@@ -132,8 +137,8 @@ def _run(
     taps: dict[str, Tap] = {}
     failure = None
     # Checkpointing shows itself only where gradients are wanted.
-    with eval_mode(model), torch.set_grad_enabled(checkpointed):
-        inputs.requires_grad_(checkpointed)
+    with eval_mode(model), torch.set_grad_enabled(checkpointed or with_grad):
+        inputs.requires_grad_(checkpointed or with_grad)
         try:
             with record(model, tap_types, stop_after) as taps:
                 for tap in taps.values():

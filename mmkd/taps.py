@@ -43,6 +43,11 @@ class Tap:
 
     #: Methods whose calls are recorded. Those of the first one are counted.
     methods: tuple[str, ...] = ('forward',)
+    #: Those whose arguments are kept, too. Others would hold what the module was
+    #: given, such as the backbone's features behind a neck's, in memory.
+    keeps_arguments: tuple[str, ...] = ()
+    #: Fields that were computed; ``None`` for all.
+    computed: frozenset[str] | None = None
     #: Whether the module itself, not its children, must be in training mode to
     #: return what it returns in training (many heads post-process in eval).
     training_outputs = False
@@ -77,11 +82,23 @@ class Tap:
         """
         # A copy: what follows (`ReLU(inplace=True)`, `out += identity`) may change
         # the tensor, and in the teacher nothing follows the last tap.
-        return _each(output, Tensor.clone) if name == 'forward' else output
+        return _each(output, _copied) if name == 'forward' else output
 
     def returned(self, name: str, output: Any) -> Any:
         """What the caller of an intercepted method gets: its output."""
         return output
+
+    def tensors(self, fields: Iterable[str] | None = None) -> list[Tensor]:
+        """What was recorded, as far as some fields need it.
+
+        Args:
+            fields: Names of attributes that are read; ``None`` for all there is.
+        """
+        found: list[Tensor] = []
+        for calls in self.calls.values():
+            for call in calls:
+                _each((call.args, call.kwargs, call.output), _into(found))
+        return found
 
     def follow(self, student: Tap) -> None:
         """Finish a teacher's tap with what the student computed in this step.
@@ -97,6 +114,11 @@ class Tap:
                 call.args = move(call.args, device)
                 call.kwargs = move(call.kwargs, device)
                 call.output = move(call.output, device)
+
+    @property
+    def later(self) -> list[nn.Module]:
+        """Modules of the model that :meth:`follow` runs."""
+        return []
 
     @property
     def count(self) -> int:
@@ -224,6 +246,19 @@ def move(value: Any, device: torch.device) -> Any:
     return _each(value, lambda tensor: tensor.to(device, non_blocking=not wait))
 
 
+def _copied(tensor: Tensor) -> Tensor:
+    # In the student's layout, whatever the teacher's convolutions like best.
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _into(found: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    def put(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    return put
+
+
 def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """Apply a function to every tensor of nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
@@ -293,7 +328,8 @@ def record(
                     'checkpointed block or set with_cp=False'
                 )
             output = original(*args, **kwargs)
-            tap.calls[name].append(Call(args, kwargs, tap.kept(name, output)))
+            given = (args, kwargs) if name in tap.keeps_arguments else ((), {})
+            tap.calls[name].append(Call(*given, tap.kept(name, output)))
             if counts and finished():
                 raise StopForward
             return tap.returned(name, output)
@@ -303,14 +339,36 @@ def record(
     with ExitStack() as stack:
         for tap in taps.values():
             for module, name in tap.watched:
-                stack.callback(_restore, module, name, vars(module).get(name))
-                vars(module)[name] = intercept(tap, module, name)
+                wrapper = intercept(tap, module, name)
+                stack.enter_context(patched({module: wrapper}, name))
         with suppress(StopForward):
             yield taps
 
 
-def _restore(module: nn.Module, name: str, previous: Any) -> None:
-    if previous is None:
-        del vars(module)[name]
-    else:
-        vars(module)[name] = previous
+@contextmanager
+def patched(
+    functions: Mapping[nn.Module, Callable], name: str = 'forward'
+) -> Iterator[None]:
+    """Replace a method of some modules inside a ``with`` block.
+
+    Args:
+        functions: Module -> what is called in the place of its method.
+        name: The method.
+
+    Example:
+        >>> relu = nn.ReLU()
+        >>> with patched({relu: torch.neg}):
+        ...     relu(torch.ones(1))
+        tensor([-1.])
+    """
+    previous = {module: vars(module).get(name) for module in functions}
+    for module, function in functions.items():
+        vars(module)[name] = function
+    try:
+        yield
+    finally:
+        for module, method in previous.items():
+            if method is None:
+                del vars(module)[name]
+            else:
+                vars(module)[name] = method

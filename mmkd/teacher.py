@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from .batch import Batch
 from .cache.cached_teacher import cached_teacher
 from .dry_run import DryRun, dry_run
+from .economize import Economized
+from .economy import Economy
+from .pruning import Reads
 from .renormalize import Normalization, Renormalizer
 from .rng import preserved_rng
 from .taps import Tap, move, record, resolve
@@ -32,6 +36,7 @@ class Teacher:
         source: Where it came from, for messages.
         device: Where it stays; ``None`` follows the student.
         is_random: Whether no weights were loaded into it.
+        economy: How it saves time; by default it changes nothing of the network.
 
     Attributes:
         model: The frozen network.
@@ -44,6 +49,7 @@ class Teacher:
         source: str = 'module',
         device: str | torch.device | None = None,
         is_random: bool = False,
+        economy: Economy | None = None,
     ) -> None:
         # Runner reverts SyncBN of registered modules only.
         model = revert_sync_batchnorm(model)
@@ -57,6 +63,12 @@ class Teacher:
             self.model.to(self.device)
         self.digest = _digest(self.model)
         self._renormalize: Renormalizer | None = None
+        # A network that was given may be used elsewhere, too.
+        self.economy = economy or Economy(fold_norms=False, channels_last=False)
+        self._economized: Economized | None = None
+        self._unused: set[nn.Module] = set()
+        self._format = torch.contiguous_format
+        self._stream: Any = None
 
     def match_inputs(self, student_preprocessor: nn.Module | None) -> None:
         """Learn how the inputs that it will be given are normalised."""
@@ -74,11 +86,31 @@ class Teacher:
     def apply(self, function: Any) -> None:
         """What ``nn.Module._apply`` does: follow a move or a cast of the student."""
         if self.device is None:
-            self.model._apply(function)
+            _apply_except(self.model, function, self._unused)
             return
         # Its own device is asked for where the student's has no room for it.
         parameter = next(self.model.parameters(), torch.zeros(()))
         self.model.to(function(parameter.new_zeros(1)).dtype)
+
+    def economize(
+        self, tap_types: Mapping[str, type[Tap]], reads: Reads, size: int
+    ) -> None:
+        """Make the passes cheaper, now that it is known what is read of them.
+
+        Args:
+            tap_types: Path -> how it will be tapped.
+            reads: Path -> fields that may be read.
+            size: Side of a picture in pixels at which the network runs.
+        """
+        done = Economized(self.model, self.economy, tap_types, reads, size)
+        self._economized, self._unused = done, done.unused
+
+    def use_all(self) -> None:
+        """Let the parts that no loss reads follow to the device, too."""
+        parameter = next(self._used_parameters(), None)
+        if self._unused and parameter is not None:
+            self.model.to(parameter.device)
+        self._unused = set()
 
     def tap_type(self, path: str, tap_of: Callable[[nn.Module], type[Tap]]) -> Any:
         """How the module at a path is tapped.
@@ -102,6 +134,7 @@ class Teacher:
         batch: Batch,
         tap_types: Mapping[str, type[Tap]],
         stop_after: Mapping[str, int] | None = None,
+        reads: Reads | None = None,
     ) -> dict[str, Tap]:
         """Run on a batch until every tap has what it needs.
 
@@ -112,15 +145,71 @@ class Teacher:
             batch: Inputs as the student gets them.
             tap_types: Path in the teacher -> how to tap it.
             stop_after: Path -> calls after which nothing more is needed.
+            reads: Path -> fields that will be read, of those that
+                :meth:`economize` was told; everything if not given.
 
         Returns:
-            Path -> tap with what was recorded.
+            Path -> tap with what was recorded; :meth:`wait` before reading it.
         """
         inputs = self._renormalize(batch) if self._renormalize else batch.inputs
         if self.device is not None:
             inputs = move(inputs, self.device)
+        if reads is None:
+            self.use_all()
         inputs = self._met(inputs)
-        samples = _shallow_copies(batch.data_samples)
+        with self._beside(inputs), self.precision(inputs), self._without_idle(reads):
+            taps = self._record(inputs, batch.data_samples, tap_types, stop_after)
+            if self.device is not None and isinstance(batch.inputs, Tensor):
+                for tap in taps.values():
+                    tap.to(batch.inputs.device)
+        for path, fields in (reads or {}).items():
+            taps[path].computed = fields
+        return taps
+
+    def precision(self, inputs: Any) -> Any:
+        """Context of the precision in which it computes."""
+        if not isinstance(inputs, Tensor):
+            return nullcontext()
+        return self.economy.autocast(self.device or inputs.device)
+
+    def wait(self, taps: Mapping[str, Tap]) -> None:
+        """Let what follows wait for a pass on a stream of its own.
+
+        Args:
+            taps: What :meth:`run` returned.
+        """
+        if self._stream is None:
+            return
+        current = torch.cuda.current_stream(self._stream.device)
+        current.wait_stream(self._stream)
+        for tap in taps.values():
+            for tensor in tap.tensors():
+                if tensor.is_cuda:  # so that its memory is not reused too early
+                    tensor.record_stream(current)
+
+    def _beside(self, inputs: Any) -> Any:
+        if not (self.economy.stream and isinstance(inputs, Tensor) and inputs.is_cuda):
+            return nullcontext()
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(inputs.device)
+        self._stream.wait_stream(torch.cuda.current_stream(inputs.device))
+        inputs.record_stream(self._stream)
+        return torch.cuda.stream(self._stream)
+
+    def _without_idle(self, reads: Reads | None) -> Any:
+        if reads is None or self._economized is None:
+            return nullcontext()
+        self._economized.compile(self.model)
+        return self._economized.without_idle(reads)
+
+    def _record(
+        self,
+        inputs: Any,
+        samples: Any,
+        tap_types: Mapping[str, type[Tap]],
+        stop_after: Mapping[str, int] | None,
+    ) -> dict[str, Tap]:
+        samples = _shallow_copies(samples)
         with record(self.model, tap_types, stop_after) as taps:
             heads = [tap.module for tap in taps.values() if tap.training_outputs]
             for head in heads:  # the module alone: its dropout and norms stay in eval
@@ -130,9 +219,6 @@ class Teacher:
             finally:
                 for head in heads:
                     head.training = False
-        if self.device is not None and isinstance(batch.inputs, Tensor):
-            for tap in taps.values():
-                tap.to(batch.inputs.device)
         return taps
 
     def _met(self, inputs: Any) -> Any:
@@ -140,12 +226,29 @@ class Teacher:
 
         A copy of the student that was moved or cast alone may train.
         """
-        parameter = next(self.model.parameters(), None)
+        parameter = next(self._used_parameters(), None)
         if not isinstance(inputs, Tensor) or parameter is None:
             return inputs
-        if parameter.device != inputs.device:
-            self.model.to(inputs.device)
-        return inputs.to(parameter.dtype) if inputs.is_floating_point() else inputs
+        device = inputs.device
+        if parameter.device != device:
+            _apply_except(self.model, lambda t: t.to(device), self._unused)
+        if inputs.is_floating_point():
+            inputs = inputs.to(parameter.dtype)
+        if inputs.dim() != 4:
+            return inputs
+        wanted = self.economy.memory_format(inputs)
+        if wanted != self._format:
+            self.model.to(memory_format=wanted)  # type: ignore[call-overload]
+            self._format = wanted
+        return inputs.contiguous(memory_format=wanted)
+
+    def _used_parameters(self) -> Iterator[nn.Parameter]:
+        for module in self.model.modules():
+            if module not in self._unused:
+                yield from module.parameters(recurse=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(vars(self), _stream=None)
 
     def __deepcopy__(self, memo: dict) -> Teacher:
         return self
@@ -163,7 +266,8 @@ def build_teacher(
         teacher: A zoo name (``'mmdet::...'``: config and weights from the stock
             metafile), a config path, a checkpoint that holds its config, a
             network, or ``dict(config=..., checkpoint=..., allow_missing=[...],
-            allow_random=False, trust=False, device=None)``.
+            allow_random=False, trust=False, device=None)``, to which the options
+            of :class:`~mmkd.economy.Economy` may be added.
         scope: Registry scope for a config that names none.
 
     Returns:
@@ -186,6 +290,14 @@ def build_teacher(
     with preserved_rng():
         loaded = load_teacher(teacher, scope)
     return Teacher(*loaded)
+
+
+def _apply_except(module: nn.Module, function: Any, left_out: set[nn.Module]) -> None:
+    """``nn.Module._apply`` of all parts but some."""
+    for child in module.children():
+        if child not in left_out:
+            _apply_except(child, function, left_out)
+    module._apply(function, recurse=False)
 
 
 def _shallow_copies(samples: Any) -> Any:

@@ -19,6 +19,7 @@ from .compat.checkpoint import fetch, load_file
 from .compat.config_text import parse_config_text
 from .compat.config_types import require_registered_types
 from .config import load_config, student_config
+from .economy import Economy, take_options
 
 #: Keys that may be missing from, or left over in, a teacher's checkpoint without
 #: a word from the user: buffers that carry no knowledge. Left-over ones are
@@ -33,12 +34,20 @@ HARMLESS = (
     'ema_*',  # the raw weights beside averaged ones
     'distiller.*',
 )
-_KNOWN = {'config', 'checkpoint', 'allow_missing', 'allow_random', 'trust', 'device'}
+_KNOWN = {
+    'config',
+    'checkpoint',
+    'allow_missing',
+    'allow_random',
+    'trust',
+    'device',
+    *Economy.names(),
+}
 
 
 def load_teacher(
     teacher: str | Mapping[str, Any], scope: str | None
-) -> tuple[nn.Module, str, Any, bool]:
+) -> tuple[nn.Module, str, Any, bool, Economy]:
     """Build the network that a ``teacher`` entry names, weights loaded.
 
     Args:
@@ -46,14 +55,16 @@ def load_teacher(
         scope: Registry scope for a config that names none.
 
     Returns:
-        Network, description of its source, device or ``None``, and whether its
-        weights are random. The network's ``cfg`` is the config it was built from.
+        Network, description of its source, device or ``None``, whether its
+        weights are random, and how it saves time. The network's ``cfg`` is the
+        config it was built from.
 
     Raises:
         ValueError: For contradicting entries or weights that do not fit.
         TypeError: For anything but a string or a dict.
     """
     options = _as_options(teacher)
+    economy = take_options(options)
     checkpoint = options.get('checkpoint')
     trust = options.get('trust', False)
     state, cfg = None, options.get('config')
@@ -90,7 +101,7 @@ def load_teacher(
     # Where `init_detector` leaves it.
     model.cfg = cfg
     source = source or 'config given in place'
-    return model, source, options.get('device'), state is None
+    return model, source, options.get('device'), state is None, economy
 
 
 def load_strictly(

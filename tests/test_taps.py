@@ -83,11 +83,16 @@ def test_resolve_completes_the_whole_path():
         resolve(model, 'backbone.layer5')
 
 
+class WithArguments(Tap):
+    keeps_arguments = ('forward',)
+
+
 def test_both_kinds_of_calls_are_recorded_with_their_arguments(model):
     x = torch.ones(2)
-    with record(model, {'a': Tap, 'last': Tap}) as taps:
+    with record(model, {'a': WithArguments, 'last': Tap}) as taps:
         y = model(x)
     assert taps['a'].value.tolist() == [3, 3]
+    assert taps['last'].calls['forward'][0].args == ()
     (call,) = taps['a'].calls['forward']
     assert call.args[0] is x
     assert call.kwargs == dict(offset=1)

@@ -135,6 +135,7 @@ class RoIHeadView(HeadView):
     """
 
     methods = ('extract_feat', 'loss')
+    keeps_arguments = ('loss',)
     training_outputs = False  # box heads return the same in training and in eval
     loss_method = 'loss'
 
@@ -205,6 +206,10 @@ class RoIHeadView(HeadView):
     def logits(self) -> list[Tensor]:
         """Class logits of every stage, (R, K)."""
         return [stage.class_rows for stage in self.stages]
+
+    @property
+    def later(self) -> list[nn.Module]:
+        return [self.roi_head]
 
     def follow(self, student: Tap) -> None:
         """Score the student's RoIs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 
 import torch
@@ -76,8 +77,22 @@ class DenseHeadView(HeadView):
             for stride, count in zip(self.strides, self.num_priors)
         ]
 
+    def tensors(self, fields: Iterable[str] | None = None) -> list[Tensor]:
+        if fields is None:
+            return super().tensors()
+        return [tensor for field in fields for tensor in getattr(self, field)]
+
+    def _check_computed(self, field: str) -> None:
+        if self.computed is not None and field not in self.computed:
+            raise RuntimeError(
+                f'{field} of {self.name} were not computed: the losses that tap it '
+                f'say that they read {sorted(self.computed)}; add {field!r} to the '
+                "reads of the loss's class"
+            )
+
     @property
     def logits(self) -> list[Tensor]:
+        self._check_computed('logits')
         outputs = self.outputs
         width = getattr(self.module, 'cls_out_channels', 1)  # CenterNet has none
         # YOLOv3 returns maps of boxes, objectness and classes in one.
@@ -88,6 +103,7 @@ class DenseHeadView(HeadView):
     @property
     def boxes(self) -> list[Tensor]:
         """Box deltas or edge distributions, (N, A * 4 * bins, H, W) per level."""
+        self._check_computed('boxes')
         return list(self.outputs[1])
 
     @property
@@ -95,8 +111,9 @@ class DenseHeadView(HeadView):
         """Logits of the edges' bins, (N, A * 4 * bins, H, W) per level."""
         if self.bins is None:
             raise ValueError(f'{self.name} predicts no distributions of edges')
+        self._check_computed('distributions')
         announced = self.calls.get('edge_distributions')
-        return announced[-1].output if announced else self.boxes
+        return announced[-1].output if announced else list(self.outputs[1])
 
     @cached_property
     def edge_rows(self) -> Tensor:
@@ -154,7 +171,7 @@ class DenseHeadView(HeadView):
     @property
     def sizes(self) -> list[tuple[int, int]]:
         """Height and width of every level's map."""
-        return [(m.shape[2], m.shape[3]) for m in self.logits]
+        return [(m.shape[2], m.shape[3]) for m in self.outputs[0]]
 
     @cached_property
     def priors(self) -> list[Tensor]:

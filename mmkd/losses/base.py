@@ -36,9 +36,9 @@ class DistillLoss(nn.Module):
     also_at: tuple[str, ...] = ()
     teacher_also_at: tuple[str, ...] = ()
 
-    #: Fields of the teacher's head view, such as ``('logits',)``, that
-    #: :meth:`distance` reads; ``None`` for whatever it computes. What computes other
-    #: fields alone (the other tower of a head) is left out of the teacher's pass.
+    #: Fields of the teacher's head view that :meth:`distance` reads; ``None`` for
+    #: whatever there is. What computes other fields alone (the other tower of a head)
+    #: is left out of the teacher's pass. :func:`levels` reads ``'logits'``.
     reads: tuple[str, ...] | None = None
 
     #: What the student's classes must be called, if the teacher knows names.

@@ -101,6 +101,8 @@ class ChannelWiseDivergenceLoss(DistillLoss):
         tensor(0.3328)
     """
 
+    reads = ('logits',)
+
     def __init__(
         self,
         at: str,

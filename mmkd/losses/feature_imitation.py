@@ -144,6 +144,8 @@ class FeatureImitationLoss(DistillLoss):
         )
     """
 
+    reads = ('logits',)
+
     def __init__(
         self,
         at: str,

@@ -153,6 +153,8 @@ class HolisticLoss(DistillLoss):
         (torch.Size([]), 0)
     """
 
+    reads = ('logits',)
+
     def __init__(
         self,
         at: str = 'decode_head',

@@ -156,6 +156,8 @@ class PixelWiseLoss(DistillLoss):
         tensor(0.2219)
     """
 
+    reads = ('logits',)
+
     def __init__(
         self,
         at: str = 'decode_head',

@@ -95,6 +95,8 @@ class SoftTargetLoss(DistillLoss):
         tensor(0.2219)
     """
 
+    reads = ('logits',)
+
     def __init__(
         self,
         at: str,

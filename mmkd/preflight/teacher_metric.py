@@ -83,6 +83,7 @@ def evaluate_teacher(
         The metrics.
     """
     loader = batches_of(runner, batches)
+    teacher.use_all()
     network: Any = teacher.model
     evaluator, seen, ids = runner.val_loop.evaluator, 0, []
     for batch in loader:

@@ -40,6 +40,7 @@ class DecodeHeadView(HeadView):
     """A decode head in one step; of a cascade of them the last one."""
 
     methods = ('forward', 'cls_seg', 'loss_by_feat')
+    keeps_arguments = ('cls_seg', 'loss_by_feat')
     #: In evaluation a head returns the map that it predicts with, and a backbone what
     #: the head needs for that: PIDNet and DDRNet fail on half of it.
     training_outputs = False

@@ -121,7 +121,8 @@ def test_sync_batch_norm_of_a_config_is_reverted(digits, tmp_path):
     for network in networks:
         kinds = {type(m).__name__ for m in network.modules()}
         assert not [kind for kind in kinds if 'Sync' in kind]
-        assert len(_norms(network)) == 20
+    assert len(_norms(runner.model)) == 20
+    assert not _norms(networks[1])  # reverted, so they could be folded
     assert 'backbone.bn1.running_mean' in moved(runner, hook)
 
 
