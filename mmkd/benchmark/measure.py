@@ -133,10 +133,10 @@ def measure(
         rows = _Rows(Networks(setting, Path(folder)), done, stack)
         for name in names:
             rows.build(name)
-        for index in range(max(WARM_UP, len(rows.batches))):
-            rows.round(names, index, advance, is_timed=False)
-        rows.weigh()
-        with _no_garbage():
+        with _little_garbage():
+            for index in range(max(WARM_UP, len(rows.batches))):
+                rows.round(names, index, advance, is_timed=False)
+            rows.weigh()
             for index in range(setting.steps):
                 rows.round(names, index, advance)
     _slowest_rank(done)
@@ -219,7 +219,7 @@ class _Rows:
 
 
 @contextmanager
-def _no_garbage() -> Iterator[None]:
+def _little_garbage() -> Iterator[None]:
     """Collect no garbage in a step, and before it only what is new."""
     was_enabled = gc.isenabled()
     gc.collect()

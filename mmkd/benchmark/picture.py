@@ -58,7 +58,12 @@ def draw_bars(measured: Measured, path: Path) -> Path:
         text = f'{median:.0f} ms' if median >= 100 else f'{median:.1f} ms'
         text += '' if ratio is None or row == STUDENT else f'   x {ratio:.3f}'
         axes.annotate(
-            text, (upper, place), (6, 0), textcoords='offset points', va='center'
+            text,
+            (upper, place),
+            (6, 0),
+            textcoords='offset points',
+            va='center',
+            bbox=dict(facecolor='white', edgecolor='none', pad=1.5),
         )
     if FLOOR in measured.times:
         floor = measured.quartiles(FLOOR)[1] * 1e3

@@ -71,8 +71,13 @@ def varied(setting: Setting, text: str) -> tuple[str, list[str], list[Setting]]:
             f'--vary must be NAME=VALUE,VALUE,... with one of {list(VARIABLES)}, such '
             f'as image-size=160,320x480, but is {text!r}'
         )
-    if setting.size is None and name in ('image-size', 'objects'):
-        raise ValueError(f'--vary {name} needs synthetic pictures: leave out --data')
+    if (setting.size, setting.objects)[name == 'objects'] is None and name in (
+        'image-size',
+        'objects',
+    ):
+        raise ValueError(
+            f'--vary {name} needs synthetic pictures of objects: leave out --data'
+        )
     found = []
     for value in values.split(','):
         try:

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from ..config import is_distilled, teacher_options
+from ..config import is_distilled, model_scope, teacher_options
 from ..preflight.check import HOW_TO_NAME_A_TEACHER
 from ..preflight.networks import input_size
 
@@ -28,7 +28,7 @@ class Setting:
         size: Height and width of the pictures in pixels; ``None`` for those of the
             config's own data.
         batch: Pictures in a batch.
-        objects: Labelled objects in a picture; ``None`` as for ``size``.
+        objects: Labelled objects in a picture; ``None`` for real data and label maps.
         device: Where it all runs.
         steps: Timed steps of every row.
         random_teacher: Whether no checkpoint is read, neither for the teacher nor
@@ -80,7 +80,7 @@ class Setting:
             steps=self.steps,
             random_teacher=self.random_teacher,
             device=device_name(self.device),
-            torch=torch.__version__,
+            torch=str(torch.__version__),
             threads=torch.get_num_threads(),
         )
 
@@ -125,7 +125,7 @@ def setting_of(
     """
     size = tuple(image_size) if image_size else input_size(cfg)
     if data:
-        size = None
+        size = None  # whatever the pipelines make of them
     elif size is None:
         raise ValueError('the config tells no size of pictures: give --image-size')
     elif len(size) == 1:
@@ -136,7 +136,7 @@ def setting_of(
         name,
         size,  # type: ignore[arg-type]
         loader.get('batch_size', 2) if batch_size is None else batch_size,
-        None if data else objects,
+        None if data or model_scope(cfg) == 'mmseg' else objects,
         torch.device(device or get_device()),
         **others,
     )
