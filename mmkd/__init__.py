@@ -12,10 +12,10 @@ import importlib.util
 from typing import Any
 
 from . import compat, config_path
-from .registry import HOOKS, MODELS
+from .registry import DATASETS, HOOKS, MODELS
 
 __version__ = '0.1.0'
-__all__ = ['HOOKS', 'MODELS', '__version__']
+__all__ = ['DATASETS', 'HOOKS', 'MODELS', '__version__']
 
 compat.install()
 config_path.install()
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
     if not name.startswith('_'):
         if importlib.util.find_spec(f'{__name__}.{name}') is not None:
             return importlib.import_module(f'{__name__}.{name}')
-        for registry in (MODELS, HOOKS):
+        for registry in (MODELS, HOOKS, DATASETS):
             found = registry.own(name)
             if found is not None:
                 return found

@@ -55,3 +55,9 @@ HOOKS = LeafRegistry(
     scope='mmkd',
     locations=['mmkd.hooks', 'mmkd.seg.picture_hook'],
 )
+DATASETS = LeafRegistry(
+    'dataset',
+    parent=root.DATASETS,
+    scope='mmkd',
+    locations=['mmkd.cache.seeded_views'],
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from ..dry_run import dry_run
 from ..losses.base import levels
 from ..taps import Tap, record
 from .cached_teacher import file_digest
-from .key import digest, live, reads_rows, run_parts
+from .key import differs, digest, live, reads_rows, run_parts
 from .names import image_name, record_name, shard_name, shard_of, view_name
 from .shards import FORMAT, DamagedError, Entry, Record, encode
 from .store import MANIFEST, Store
@@ -66,6 +67,7 @@ class CacheBuilder:
         self.views = [views_of(*leaf) for leaf in found]
         _check_terms(self.model.distiller)
         self.manifest = self._manifest(cfg, parts)
+        self._shares = self._shared_out()
 
     def _manifest(self, cfg: Config, parts: dict[str, Any]) -> dict[str, Any]:
         teacher = _about_teacher(self.model.distiller.teacher, cfg.model.teacher)
@@ -73,7 +75,7 @@ class CacheBuilder:
         taps, size = _dry_facts(self.model)
         return dict(
             format=FORMAT,
-            key=digest(dict(parts, format=FORMAT, teacher=teacher['digest'])),
+            key=_key(parts, teacher),
             teacher=teacher,
             parts=parts,
             taps=taps,
@@ -98,9 +100,8 @@ class CacheBuilder:
             ValueError: If the folder holds another cache.
         """
         self._begin()
-        shares = self._shares()
         written = 0
-        for number, images in enumerate(shares):
+        for number, images in enumerate(self._shares):
             if number % _world_size() != _rank():
                 continue
             if not self._is_there(number):
@@ -113,7 +114,7 @@ class CacheBuilder:
     @property
     def images(self) -> int:
         """Number of images that this rank sees to."""
-        shares = self._shares()[_rank() :: _world_size()]
+        shares = self._shares[_rank() :: _world_size()]
         return sum(map(len, shares))
 
     def _begin(self) -> None:
@@ -122,18 +123,28 @@ class CacheBuilder:
             text = json_text(self.manifest)
             self.store.write(MANIFEST, text.encode())
         elif known.get('key') != self.manifest['key']:
+            pairs = [(known.get(part), its) for part, its in self.manifest.items()]
             raise ValueError(
-                f'{self.store} holds a cache of other data, of another pipeline or of '
-                'another teacher; name another folder by --cache, or delete it'
+                f'{self.store} holds another cache '
+                f'({next(filter(None, itertools.starmap(differs, pairs)))}); name '
+                'another folder by --cache, or delete it'
             )
 
-    def _shares(self) -> list[list[tuple[Any, int]]]:
+    def _shared_out(self) -> list[list[tuple[Any, int]]]:
         """Images of every file: data set and index."""
+        names: set[str] = set()
         shares: list[list] = [[] for _ in range(self.manifest['shards'])]
         for views in self.views:
-            for index in range(len(views)):
-                name = image_name(views.info(index), self.roots)
-                shares[shard_of(name, len(shares))].append((views, index))
+            views.check()
+            for image in range(views.images):
+                name = views.name(image, self.roots)
+                if name in names:
+                    raise ValueError(
+                        f'the training data have two images called {name!r}, which a '
+                        'cache cannot tell apart; give them different img_id'
+                    )
+                names.add(name)
+                shares[shard_of(name, len(shares))].append((views, image))
         return shares
 
     def _is_there(self, number: int) -> bool:
@@ -149,7 +160,7 @@ class CacheBuilder:
     def _shard(self, number: int, images: list[tuple[Any, int]]) -> bytes:
         records: dict[str, Record] = {}
         for views, index in images:
-            name = image_name(views.info(index), self.roots)
+            name = views.name(index, self.roots)
             for sample in views.samples(index):
                 meta = sample['data_samples'].metainfo
                 _check_name(name, image_name(meta, self.roots))
@@ -249,6 +260,11 @@ def _check_terms(distiller: Any) -> None:
         raise ValueError('; '.join(problems))
     if not live(distiller):
         raise ValueError('no term is on, so that there is nothing to store')
+
+
+def _key(parts: dict[str, Any], teacher: dict[str, Any]) -> str:
+    about = dict(digest=teacher['digest'], inputs=teacher['normalization'])
+    return digest(json.loads(json.dumps(dict(parts, teacher=about, format=FORMAT))))
 
 
 def _about_teacher(teacher: Any, entry: Any) -> dict[str, Any]:

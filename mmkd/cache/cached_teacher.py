@@ -118,6 +118,8 @@ class CachedTeacher:
         Raises:
             ValueError: Naming the part that differs.
         """
+        # It may be a part of another model, as in MMDetection's SoftTeacher.
+        student = next(m for m in student.modules() if hasattr(m, 'distiller'))
         parts, roots = run_parts(cfg, dataset, student)
         check_parts(self._manifest['parts'], parts, str(self.store))
         self._roots = roots

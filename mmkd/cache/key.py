@@ -14,7 +14,7 @@ from .names import image_name
 from .views import described, leaves, roots_of, type_name, views_of
 
 #: Part of the key -> what messages call it.
-_WORDS = dict(
+WORDS = dict(
     data='training data',
     pipeline='training pipeline',
     preprocessor="student's data_preprocessor",
@@ -62,21 +62,27 @@ def check_parts(built: Mapping[str, Any], now: Mapping[str, Any], where: str) ->
         now: Parts of the run.
         where: The cache, for the message.
     """
-    for part, words in _WORDS.items():
-        there, here = built.get(part), now.get(part)
-        if part == 'terms':  # a run may read less
-            missing = set(here or ()) - set(there or ())
-            difference = ', '.join(sorted(missing))
-            if missing:
-                difference = f'it lacks {difference}'
-        else:
-            difference = next(_differences(there, here), '')
+    for part, words in WORDS.items():
+        # A run may read less than was stored.
+        terms = [term for term in now['terms'] if term not in built['terms']]
+        lacking = f'it lacks {", ".join(terms)}' if terms else ''
+        difference = lacking if part == 'terms' else differs(built[part], now[part])
         if difference:
             raise ValueError(
                 f'the cache at {where} is stale: the {words} of this run differ from '
                 f'those that it was made of ({difference}); build it anew in another '
                 'folder with tools/cache_teacher.py'
             )
+
+
+def differs(there: Any, here: Any) -> str:
+    """The first difference of two parts in words; empty if there is none.
+
+    Example:
+        >>> differs(dict(images=[3, 4]), dict(images=[3, 5]))
+        'images[1]: 4 there, 5 here'
+    """
+    return next(_differences(there, here), '')
 
 
 def digest(parts: Any) -> str:
@@ -121,9 +127,9 @@ def _data(found: list, dataset: Any, roots: list[str]) -> dict[str, Any]:
     sha, images = hashlib.sha256(), 0
     for cfg, leaf in found:
         views = views_of(cfg, leaf)
-        for index in range(len(views)):
-            sha.update(_sample(views.info(index), roots).encode())
-        images += len(views)
+        for image in range(views.images):
+            sha.update(_sample(views.info(image), roots).encode())
+        images += views.images
     classes = classes_of(dataset)
     return dict(
         images=images,

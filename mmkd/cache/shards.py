@@ -14,7 +14,7 @@ from torch import Tensor
 
 #: Version of the files' layout.
 FORMAT = 1
-_CHECK = 'check'
+_ABOUT = 'mmkd'
 
 
 @dataclass
@@ -72,10 +72,10 @@ def encode(records: Mapping[str, Record], about: Mapping[str, Any]) -> bytes:
         if entries[0].rows is not None:
             rows = [entry.rows for entry in entries if entry.rows is not None]
             tensors[f'{key}/rows'] = torch.cat(rows)
-    told = {name: json.dumps(value) for name, value in about.items()}
-    told.update(format=str(FORMAT), records=json.dumps(list(records)))
-    told[_CHECK] = str(_check(told, tensors))
-    return save(tensors, told)
+    told = dict(about, format=FORMAT, records=list(records))
+    told['check'] = _check(told, tensors)
+    # One text: safetensors writes several in an order that changes.
+    return save(tensors, {_ABOUT: json.dumps(told)})
 
 
 class Shard:
@@ -101,11 +101,11 @@ class Shard:
                 told = dict(file.metadata() or {})
                 # Mapped, not read.
                 self._tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            check, self._told = told.pop(_CHECK), told
-            self.about = {name: json.loads(text) for name, text in told.items()}
+            self.about = json.loads(told[_ABOUT])
+            check = self.about.pop('check')
+            fits = check == _check(self.about, self._tensors)
             records = self.about.pop('records')
-            fits = check == str(_check(told, self._tensors))
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             raise self._damaged(str(error)) from error
         if not fits:
             raise self._damaged('its table has another checksum')
@@ -183,10 +183,9 @@ def expected_size(path: str | Path) -> int:
     return 8 + length + max(ends, default=0)
 
 
-def _check(told: Mapping[str, str], tensors: Mapping[str, Tensor]) -> int:
+def _check(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
     """Checksum of everything but the runs, which have their own."""
-    text = json.dumps({k: told[k] for k in sorted(told)})
-    found = zlib.crc32(text.encode())
+    found = zlib.crc32(json.dumps(about, sort_keys=True).encode())
     for key in sorted(tensors):
         if not key.endswith(('/values', '/rows')):
             found = zlib.crc32(_bytes(tensors[key]), found)

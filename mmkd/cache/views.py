@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.dataset import BaseDataset, Compose
+
+from .names import image_name
 
 #: Transforms that do the same with an image every time.
 _FIXED = {
@@ -56,21 +58,33 @@ def leaves(cfg: Mapping[str, Any], dataset: Any) -> list[tuple[Any, Any]]:
         dataset: What was built of it.
 
     Raises:
-        ValueError: If one mixes images.
+        ValueError: If one mixes images, or seeded views are joined with others.
     """
+    found = list(_leaves(cfg, dataset))
+    if len(found) > 1 and any(type_name(leaf) == 'SeededViews' for leaf, _ in found):
+        raise ValueError(
+            'SeededViews must be around all of the training data, not around one of '
+            'several data sets'
+        )
+    return found
+
+
+def _leaves(cfg: Mapping[str, Any], dataset: Any) -> Iterator[tuple[Any, Any]]:
     name = type_name(cfg)
-    if name not in _WRAPPERS:
-        known = name == 'SeededViews' or isinstance(dataset, BaseDataset)
-        if not known or ('dataset' in cfg and name != 'SeededViews'):
-            raise ValueError(
-                f'{name} mixes images at random, so that its views cannot be '
-                f'enumerated; {SEEDED_REMEDY}'
-            )
-        return [(cfg, dataset)]
-    if 'datasets' not in cfg:
-        return leaves(cfg['dataset'], dataset.dataset)
-    pairs = zip(cfg['datasets'], dataset.datasets)
-    return [leaf for pair in pairs for leaf in leaves(*pair)]
+    if name == 'SeededViews':
+        yield cfg, dataset
+    elif name in _WRAPPERS and 'datasets' in cfg:
+        for pair in zip(cfg['datasets'], dataset.datasets):
+            yield from _leaves(*pair)
+    elif name in _WRAPPERS:
+        yield from _leaves(cfg['dataset'], dataset.dataset)
+    elif isinstance(dataset, BaseDataset) and 'dataset' not in cfg:
+        yield cfg, dataset
+    else:
+        raise ValueError(
+            f'the training data are a {name}, whose views cannot be enumerated for a '
+            f'cache; {SEEDED_REMEDY}'
+        )
 
 
 SEEDED_REMEDY = (
@@ -148,7 +162,9 @@ class Views:
             variant.pipeline = Compose(steps)
             self._variants.append(variant)
 
-    def __len__(self) -> int:
+    @property
+    def images(self) -> int:
+        """Number of images."""
         return len(self.dataset)
 
     @property
@@ -156,14 +172,21 @@ class Views:
         """Largest number of views of an image."""
         return len(self._variants)
 
-    def info(self, index: int) -> Mapping[str, Any]:
-        """What the data set knows of an image."""
-        return self.dataset.get_data_info(index)
+    def name(self, image: int, roots: Sequence[str]) -> str:
+        """Name of an image in a cache."""
+        return image_name(self.info(image), roots)
 
-    def samples(self, index: int) -> Iterator[Any]:
+    def check(self) -> None:
+        """Nothing: there is no chance left."""
+
+    def info(self, image: int) -> Mapping[str, Any]:
+        """What the data set knows of an image."""
+        return self.dataset.get_data_info(image)
+
+    def samples(self, image: int) -> Iterator[Any]:
         """The views of an image as the pipeline packs them."""
         for variant in self._variants:
-            sample = variant.prepare_data(index)
+            sample = variant.prepare_data(image)
             # Without an object left, training draws another image in its place.
             if sample is not None:
                 yield sample
