@@ -45,8 +45,10 @@ def edge_distributions(
         centre.
 
     Raises:
-        ValueError: If a head predicts no distributions.
+        ValueError: If a head predicts no distributions, or the teacher is cached.
     """
+    if model.distiller.teacher.model is None:
+        raise ValueError('a picture of the teacher needs a live one, and it is cached')
     inputs, batch = _batch(model, image, cfg)
     was_training = model.training
     try:

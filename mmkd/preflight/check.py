@@ -13,6 +13,7 @@ from typing import Any
 from mmengine.config import Config
 from rich.console import Console
 
+from ..cache.cached_teacher import CachedTeacher
 from ..config import is_distilled
 from ..data_check import check_class_count, check_labels, classes_of
 from ..rng import preserved_rng
@@ -21,6 +22,7 @@ from .findings import Findings
 from .fit_report import check_fit, class_names, fit_table, inputs_told
 from .layout import print_verdict, section
 from .networks import (
+    Network,
     describe,
     describe_adapters,
     first_weights,
@@ -126,12 +128,21 @@ class _Sections:
             check_fit(self.run.distiller, self.run.cfg, classes, self.findings)
             told = f'Preprocessing: {inputs_told(self.run.distiller.teacher)}'
             self.report.print(section('Fit', fit_table(self.run.distiller), told))
+            self.cache(train)
         batch = self.batch(train)
         if batch is None or self.run.distiller is None:
             self.skipped('One batch, cost', 'they need both models and the data')
         else:
             self.steps(batch, steps, train.max_iters)
         self.teacher(batches, classes)
+
+    def cache(self, train: Any) -> None:
+        """Compare a cached teacher with the run."""
+        its = self.run.teacher
+        if isinstance(its, CachedTeacher) and train is not None:
+            with self.findings.guarded('the cache', 'or use the live teacher'):
+                data = train.dataloader.dataset
+                its.check_run(self.run.cfg, data, self.run.model)
 
     def models(self) -> None:
         size, networks = input_size(self.run.cfg), {}
@@ -146,7 +157,11 @@ class _Sections:
                 its = self.run.teacher
                 kind = 'random' if its.is_random else 'strictly loaded'
                 source = f'{its.source}; {kind}, {its.digest}'
-                networks['teacher'] = describe(its.model, source, size, self.findings)
+                networks['teacher'] = (
+                    Network('none', 0, 0, None, repr(its))
+                    if isinstance(its, CachedTeacher)
+                    else describe(its.model, source, size, self.findings)
+                )
             if self.run.distiller is not None:
                 networks['adapters'] = describe_adapters(self.run.distiller)
         self.report.print(section('Models', networks_table(networks, size)))
@@ -245,6 +260,8 @@ class _Sections:
         its, runner = self.run.teacher, self.run.runner
         if its is None or runner is None:
             return self.skipped('Teacher', 'it could not be built')
+        if isinstance(its, CachedTeacher):
+            return self.skipped('Teacher', 'it is read from a cache')
         if self.run.cfg.get('val_dataloader') is None:
             self.findings.note('the config has no val_dataloader to try the teacher on')
             return self.skipped('Teacher', 'no validation data')

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from .layout import duration, table
 from .tensor_bytes import held_by, peak_bytes
@@ -124,7 +124,7 @@ def no_rates(optim_wrapper: Any) -> Iterator[None]:
 @contextmanager
 def _teacher_elsewhere(model: Any, away: bool) -> Iterator[None]:
     """On a GPU, out of its memory for the stock step."""
-    network = model.distiller.teacher.model
+    network = model.distiller.teacher.model or nn.Identity()  # none of a cache
     device = next(network.parameters(), torch.zeros(())).device
     away = away and device.type == 'cuda'
     if away:
@@ -139,7 +139,8 @@ def _teacher_elsewhere(model: Any, away: bool) -> Iterator[None]:
 def _held(model: Any, optim_wrapper: Any, distilled: bool) -> list[Tensor]:
     tensors = [x for name, x in _students(model)] + optimizer_state(optim_wrapper)
     if distilled:
-        tensors += held_by(model.distiller) + held_by(model.distiller.teacher.model)
+        network = model.distiller.teacher.model or nn.Identity()
+        tensors += held_by(model.distiller) + held_by(network)
     return tensors
 
 

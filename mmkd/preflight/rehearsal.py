@@ -76,7 +76,8 @@ def rehearse(
     else:
         with findings.guarded('the teacher', 'see mmkd.teacher.build_teacher'):
             teacher = build_teacher(entry, scope)
-            teacher.model.to(torch.device(device or 'cpu'))
+            if teacher.model is not None:
+                teacher.model.to(torch.device(device or 'cpu'))
     return Rehearsal(rest, runner, model, teacher)
 
 

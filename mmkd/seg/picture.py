@@ -75,7 +75,8 @@ def look(
             for module, flag in flags:
                 module.training = flag
         seen[name] = _seen(taps[at], batch)
-        if hasattr(model, 'distiller'):
+        # A cached teacher knows the training pictures alone.
+        if hasattr(model, 'distiller') and model.distiller.teacher.model is not None:
             taps = model.distiller.teacher.run(batch, {at: DecodeHeadView})
             seen['teacher'] = _seen(taps[at], batch)
     image = sample['inputs'].flip(0).permute(1, 2, 0)  # read as BGR
