@@ -34,7 +34,9 @@ HARMLESS = (
     'ema_*',  # the raw weights beside averaged ones
     'distiller.*',
 )
-_KNOWN = {
+#: What a `teacher` entry may say of a teacher that is built, and of one in a cache.
+CACHED = {'cache', 'backend_args'}
+KNOWN = {
     'config',
     'checkpoint',
     'allow_missing',
@@ -204,10 +206,10 @@ def _as_options(teacher: str | Mapping[str, Any]) -> dict[str, Any]:
         )
     # A scope may be added by `{{_base_.x}}`; it is not the user's.
     options = {key: value for key, value in teacher.items() if key != '_scope_'}
-    unknown = set(options) - _KNOWN
+    unknown = set(options) - KNOWN
     if unknown:
         raise ValueError(
-            f'teacher accepts {sorted(_KNOWN)} but was given {sorted(unknown)}'
+            f'teacher accepts {sorted(KNOWN | CACHED)} but was given {sorted(unknown)}'
         )
     if options.get('config') is None and options.get('checkpoint') is None:
         raise ValueError('teacher must name a config, a checkpoint or both')

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS as DET
 from mmengine.registry import init_default_scope
+from tiny_models import FASTER_RCNN, tiny_gfl, tiny_two_stage, zoo
 from torch import nn
 
 from mmkd.batch import Batch
@@ -16,8 +17,6 @@ from mmkd.pruning import Pruning
 from mmkd.registry import MODELS
 from mmkd.taps import Tap, record
 from mmkd.teacher import Teacher
-
-from tiny_models import FASTER_RCNN, tiny_gfl, tiny_two_stage, zoo
 
 FIELDS = dict(
     loss_ld=dict(type='mmkd.LocalizationDistillationLoss'),

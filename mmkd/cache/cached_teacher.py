@@ -14,7 +14,7 @@ from torch import nn
 from ..batch import Batch
 from ..dry_run import DryRun
 from ..taps import Tap
-from ..teacher_loading import _KNOWN as KNOWN
+from ..teacher_loading import KNOWN
 from .key import check_parts, run_parts
 from .names import image_name, record_name, shard_name, shard_of, view_name
 from .shards import FORMAT, Record, Shard
