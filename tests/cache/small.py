@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
-from tiny_models import tiny_gfl
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, MODELS, DefaultScope, init_default_scope
+from tiny_models import tiny_gfl, tiny_pspnet, zoo
 
 from mmkd.config import add_default_hooks, distill_config
 
@@ -85,7 +86,10 @@ def weights(model: Config, folder: Path, scope: str = 'mmdet') -> str:
     torch.manual_seed(3)
     with DefaultScope.overwrite_default_scope(scope):
         network = MODELS.build(copy.deepcopy(model))
-    network.init_weights()
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if 'head' in name and value.dim() == 4:  # so that it has something to say
+                value.mul_(6)
     torch.save(dict(state_dict=network.state_dict(), meta={}), path)
     return str(path)
 
@@ -131,3 +135,114 @@ def gfl_run(folder: Path, **changes) -> Config:
     options = dict(dataset=coco(data), losses=LD)
     options.update(changes)
     return run_config(tiny_gfl(), tiny_gfl(32), folder=folder, **options)
+
+
+def detector_run(folder: Path, kind: str, **changes) -> Config:
+    """A run of one of the heads whose targets follow from the labels alone."""
+    if kind == 'gfl':
+        return gfl_run(folder, **changes)
+    if not (folder / 'data').exists():
+        write_coco(folder / 'data')
+    losses = LD
+    if kind == 'fcos':
+        losses = dict(loss_ld=LD['loss_ld'], loss_kd=LD['loss_kd'])
+    options = dict(dataset=coco(folder / 'data'), losses=losses)
+    options.update(changes)
+    student, teacher = (_dense(kind, width) for width in (16, 32))
+    return run_config(student, teacher, folder=folder, **options)
+
+
+def _dense(kind: str, width: int) -> Config:
+    name, head = dict(
+        fcos=('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 'FCOS'),
+        retina=('retinanet/retinanet_r50_fpn_1x_coco.py', 'Retina'),
+    )[kind]
+    cfg = copy.deepcopy(zoo(f'mmdet::{name}'))
+    cfg.model.backbone.update(
+        depth=18,
+        base_channels=8,
+        frozen_stages=-1,
+        norm_cfg=dict(type='GN', num_groups=4, requires_grad=True),
+        norm_eval=False,
+        init_cfg=None,
+    )
+    cfg.model.neck.update(in_channels=[8, 16, 32, 64], out_channels=width)
+    cfg.model.bbox_head.update(
+        type=f'mmkd.Distributional{head}Head',
+        num_classes=3,
+        in_channels=width,
+        feat_channels=width,
+        stacked_convs=1,
+        norm_cfg=dict(type='GN', num_groups=4),
+    )
+    return cfg
+
+
+def pspnet_run(folder: Path, size=(64, 64), losses: dict | None = None) -> Config:
+    """PSPNet on noise with label maps, of which a row is ignored."""
+    data = folder / 'data'
+    if not data.exists():
+        rng = np.random.default_rng(0)
+        for part in ('img', 'ann'):
+            (data / part).mkdir(parents=True)
+        for index in range(6):
+            picture = rng.integers(0, 256, (72, 80, 3), dtype=np.uint8)
+            labels = rng.integers(0, 4, (72, 80), dtype=np.uint8)
+            labels[:9] = 255
+            cv2.imwrite(str(data / 'img' / f'{index}.jpg'), picture)
+            cv2.imwrite(str(data / 'ann' / f'{index}.png'), labels)
+    steps = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations'),
+        dict(type='Resize', scale=size, keep_ratio=False),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackSegInputs'),
+    ]
+    dataset = dict(
+        type='BaseSegDataset',
+        data_root=str(data),
+        data_prefix=dict(img_path='img', seg_map_path='ann'),
+        metainfo=dict(classes=(*CLASSES, 'd'), palette=[[0, 0, 0]] * 4),
+        pipeline=steps,
+    )
+    losses = losses or dict(loss_pixel=dict(type='mmkd.PixelWiseLoss'))
+    return run_config(
+        tiny_pspnet(), tiny_pspnet(24), dataset, losses, folder, scope='mmseg'
+    )
+
+
+def cached(cfg: Config, folder: Path) -> Config:
+    """The same run with what is in a folder in place of its teacher."""
+    cfg = copy.deepcopy(cfg)
+    cfg.model.teacher = dict(cfg.model.teacher, cache=str(folder))
+    return cfg
+
+
+def model_of(cfg: Config) -> torch.nn.Module:
+    """The distilled model of a run, its cache compared with the data."""
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(1)
+    model = MODELS.build(copy.deepcopy(cfg.model))
+    for module in model.train().modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    if 'cache' in cfg.model.teacher:
+        model.distiller.teacher.check_run(cfg, data_of(cfg), model)
+    return model
+
+
+def data_of(cfg: Config):
+    """The training data of a run."""
+    init_default_scope(cfg.default_scope)
+    return DATASETS.build(copy.deepcopy(cfg.train_dataloader.dataset))
+
+
+def batch_of(model: torch.nn.Module, samples: list) -> dict:
+    """What the model gets of some samples."""
+    return model.data_preprocessor(pseudo_collate(copy.deepcopy(samples)), True)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
