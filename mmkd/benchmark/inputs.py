@@ -36,7 +36,8 @@ def batches_of(setting: Setting) -> list[dict[str, Any]]:
     """
     stock = student_config(setting.cfg)
     if setting.size is None:
-        return _of_the_loader(stock, setting.batch)
+        loader = loader_of(stock, setting.batch)
+        return list(itertools.islice(iter(loader), REAL_BATCHES))
     make = dict(mmdet=_detection_sample, mmseg=_segmentation_sample)
     scope = model_scope(stock)
     if scope not in make:
@@ -65,12 +66,17 @@ def fit_preprocessor(cfg: Config, size: tuple[int, int]) -> None:
             part.update(size=size, size_divisor=None)
 
 
-def _of_the_loader(cfg: Config, batch: int) -> list[dict[str, Any]]:
+def loader_of(cfg: Config, batch: int) -> Any:
+    """The config's own training data, loaded in this process.
+
+    Args:
+        cfg: A stock config.
+        batch: Pictures in a batch.
+    """
     loader = copy.deepcopy(cfg.train_dataloader)
     loader.update(batch_size=batch, num_workers=0, persistent_workers=False)
     loader.pop('prefetch_factor', None)
-    found = Runner.build_dataloader(loader, seed=SEED)
-    return list(itertools.islice(iter(found), REAL_BATCHES))
+    return Runner.build_dataloader(loader, seed=SEED)
 
 
 def _detection_sample(

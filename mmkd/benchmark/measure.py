@@ -185,7 +185,10 @@ class _Rows:
                 continue
             # Compiled code may refuse to be watched.
             with suppress(Exception):
-                held = row.trainee.held()
+                # A teacher may keep off the device what nothing reads.
+                held = [
+                    x for x in row.trainee.held() if x.device.type == self.device.type
+                ]
                 foreign = 0
                 if self.device.type == 'cuda':  # weights of the other rows
                     foreign = torch.cuda.memory_allocated(self.device) - bytes_of(held)

@@ -18,12 +18,13 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..cache.cached_teacher import CachedTeacher
 from ..config import student_config, teacher_options
 from ..coverage.samples import dicts
 from ..preflight.cost import optimizer_state
 from ..preflight.tensor_bytes import held_by
 from ..teacher_loading import load_teacher
-from .inputs import fit_preprocessor
+from .inputs import fit_preprocessor, loader_of
 from .setting import SEED, Setting
 
 #: What is said of the teacher's network; other options are economies of mmkd.
@@ -130,13 +131,27 @@ class Networks:
         Args:
             options: Keys of the ``teacher`` entry.
         """
-        cfg = copy.deepcopy(self.setting.cfg.model)
-        teacher = {**teacher_options(cfg.teacher), **self.teacher_entry, **options}
+        own = teacher_options(self.setting.cfg.model.teacher)
+        teacher = {**own, **self.teacher_entry, **options}
         teacher.pop('allow_random', None)
+        return self.taught_by(teacher)
+
+    def taught_by(self, teacher: dict[str, Any]) -> Trainee:
+        """The distilled model with a ``teacher`` entry of its own.
+
+        Args:
+            teacher: See :func:`mmkd.teacher.build_teacher`.
+        """
+        cfg = copy.deepcopy(self.setting.cfg.model)
+        cfg.teacher = None  # else the old entry would be merged into the new one
         cfg.update(student=self.stock.model, teacher=teacher)
         model = _built(cfg)
+        its = model.distiller.teacher
+        if isinstance(its, CachedTeacher):  # a hook of the run does it otherwise
+            data = loader_of(self.stock, self.setting.batch).dataset
+            its.check_run(self.setting.cfg, data, model)
         trainee = self.trainee(model, self._weights())
-        trainee.teacher = getattr(model.distiller.teacher, 'model', None)
+        trainee.teacher = its.model
         return trainee
 
     def trainee(self, model: Any, weights: Any = None) -> Trainee:

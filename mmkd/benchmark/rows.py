@@ -27,12 +27,14 @@ CACHE = 'mmkd, with cache'
 EXACT = ('fold_norms', 'channels_last', 'prune')
 #: Options by choice: each is added in a row.
 CHOICES: Mapping[str, dict[str, Any]] = dict(
+    channels_last=dict(channels_last=True),
     bf16=dict(dtype='bf16'),
     fp16=dict(dtype='fp16'),
     compile=dict(compile=True),
     stream=dict(stream=True),
 )
-_GPU_ONLY = ('fp16', 'stream')
+#: The first one is the default on a CPU.
+_GPU_ONLY = ('channels_last', 'fp16', 'stream')
 DEFAULT = (STUDENT, FLOOR, TRUNK, MMKD, FREE)
 
 
@@ -106,8 +108,8 @@ def build_row(name: str, networks: Networks) -> Row:
         return _plain(mmrazor_distiller(networks))
     option = name.rpartition(' ')[2]
     if name == CACHE:
-        return _plain(networks.distilled_with(cache=networks.setting.cache))
-    if option in EXACT:
+        return _plain(networks.taught_by(dict(cache=networks.setting.cache)))
+    if name.startswith('mmkd, without '):
         return _plain(networks.distilled_with(**{option: False}))
     return _plain(networks.distilled_with(**CHOICES[option]))
 

@@ -71,12 +71,10 @@ def varied(setting: Setting, text: str) -> tuple[str, list[str], list[Setting]]:
             f'--vary must be NAME=VALUE,VALUE,... with one of {list(VARIABLES)}, such '
             f'as image-size=160,320x480, but is {text!r}'
         )
-    if (setting.size, setting.objects)[name == 'objects'] is None and name in (
-        'image-size',
-        'objects',
-    ):
+    given = {'image-size': setting.size, 'objects': setting.objects}
+    if given.get(name, text) is None:
         raise ValueError(
-            f'--vary {name} needs synthetic pictures of objects: leave out --data'
+            f'--vary {name} needs synthetic pictures, for objects those of a detector'
         )
     found = []
     for value in values.split(','):
@@ -111,7 +109,10 @@ def run(
         What was measured.
     """
     what, labels, settings = varied(setting, vary) if vary else ('', [''], [setting])
-    console, stages = standard_output(), Stages(Console(stderr=True))
+    console, stages = (
+        standard_output(),
+        Stages(Console(stderr=True, quiet=not is_main_process())),
+    )
     measurements = []
     for label, one in zip(labels, settings):
         title = f'{what} {label}: measuring' if what else 'measuring'

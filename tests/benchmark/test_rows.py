@@ -126,6 +126,10 @@ def test_rows_are_chosen_by_name():
     assert row_names(['floor*'], 'cpu') == [STUDENT, FLOOR, TRUNK]
     assert 'mmkd, with stream' in row_names(['*'], 'cuda')
     assert 'mmkd, with stream' not in row_names(['*'], 'cpu')
+    assert row_names(['* channels_last'], 'cpu') == [
+        STUDENT,
+        'mmkd, without channels_last',
+    ]
     assert row_names(None, 'cpu', cache='folder')[-1] == 'mmkd, with cache'
     with pytest.raises(ValueError, match="--rows must match .* but is 'flor'"):
         row_names(['flor'], 'cpu')
