@@ -41,6 +41,7 @@ def dry_run(
     tap_types: Mapping[str, type[Tap]],
     at_least: int = 0,
     with_grad: bool = False,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> DryRun:
     """Run a model on two small synthetic images in eval mode.
 
@@ -52,6 +53,7 @@ def dry_run(
         tap_types: Path -> how to tap it.
         at_least: Side of the smallest pictures that are tried, in pixels.
         with_grad: Whether what is recorded leads back to the inputs.
+        memory_format: Of the inputs.
 
     Returns:
         What the taps recorded. A model whose head cannot run on synthetic
@@ -73,7 +75,7 @@ def dry_run(
     """
     seen = DryRun()
     for size in (size for size in SIZES if size >= at_least):
-        seen = _attempt(model, tap_types, size, with_grad)
+        seen = _attempt(model, tap_types, size, with_grad, memory_format)
         seen.size = size
         if seen.failure is None:
             break
@@ -85,6 +87,7 @@ def _attempt(
     tap_types: Mapping[str, type[Tap]],
     size: int,
     with_grad: bool,
+    memory_format: torch.memory_format,
 ) -> DryRun:
     parameter = next(model.parameters(), torch.zeros(()))
     channels = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
@@ -94,6 +97,7 @@ def _attempt(
         size,
         size,
     ).to(parameter)  # drawn on the CPU, whose random state is preserved
+    inputs = inputs.contiguous(memory_format=memory_format)
     samples = synthetic_samples((size, size))
     seen = DryRun()
     # Most taps sit in the trunk. Running it alone first spares the second stage of

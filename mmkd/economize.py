@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
 from .dry_run import dry_run
 from .economy import Economy, compile_below
 from .folding import Folding
-from .pruning import Pruning, Reads
+from .pruning import Pruning, Reads, pairs_of
 from .rng import preserved_rng
 from .taps import Tap
 
@@ -59,9 +59,17 @@ class Economized:
         if economy.prune:
             with suppress(RuntimeError):  # parts of it run without gradients
                 self._prune(model, look, reads)
+        self._channels_last = economy.channels_last
+        if economy.channels_last is not False and not _runs_channels_last(model, look):
+            self._channels_last = False
+        self._is_dilated = any(
+            isinstance(m, nn.Conv2d) and max(m.dilation) > 1 for m in model.modules()
+        )
+        self._is_half = economy.dtype is not None
         economy.cast(model)
         # Later, where it runs: a compiled network cannot be pickled.
         self._to_compile = dict(tap_types) if economy.compile else {}
+        self._compiled_for = dict(reads) if economy.compile else {}
 
     def compile(self, model: nn.Module) -> None:
         """Compile the network, once, if that is wanted.
@@ -73,13 +81,24 @@ class Economized:
         if tap_types:
             compile_below(model, tap_types)
 
+    def memory_format(self, inputs: Tensor) -> torch.memory_format:
+        """In which format it is given these inputs, (N, C, H, W)."""
+        wanted = self._channels_last
+        if wanted is None:
+            is_half = self._is_half or torch.is_autocast_enabled()
+            on_cpu = inputs.device.type == 'cpu'
+            wanted = not self._is_dilated if on_cpu else is_half
+        return torch.channels_last if wanted else torch.contiguous_format
+
     def without_idle(self, reads: Reads) -> Any:
         """Context of a pass of which these fields are read.
 
         Args:
             reads: Path -> fields.
         """
-        return self._pruning.without(reads) if self._pruning else nullcontext()
+        # What is compiled stays as it is, whatever a schedule switches off.
+        wanted = self._compiled_for or reads
+        return self._pruning.without(wanted) if self._pruning else nullcontext()
 
     def idle(self, reads: Reads) -> set[nn.Module]:
         """Modules that are left out of such a pass."""
@@ -87,22 +106,31 @@ class Economized:
 
     def _prune(self, model: nn.Module, look: Callable, reads: Reads) -> None:
         pruning = Pruning(model, lambda: look(with_grad=True), reads)
-        for path, fields in reads.items():
-            whole = look()[path].tensors(fields)
+        whole = look()
+        for path, field in pairs_of(reads):
+            fields = None if field is None else frozenset({field})
             with pruning.without({path: fields}):
-                part = look()[path].tensors(fields)
-            if not all(map(torch.equal, whole, part)):
+                part = look()[path]
+            if not _equal(whole[path].tensors(fields), part.tensors(fields)):
                 return
         self._pruning = pruning
-        self.unused = pruning.unused(model, reads)
-        for tap in look().values():
+        unused = pruning.unused(model, reads)
+        for tap in whole.values():
             for module in tap.later:
-                self.unused -= set(module.modules())
+                unused -= set(module.modules())
+        with pruning.without(reads), _spoilt(unused):
+            part = look()
+        if all(
+            _equal(tap.tensors(reads[path]), part[path].tensors(reads[path]))
+            for path, tap in whole.items()
+        ):
+            self.unused = unused
 
 
 def _fold(model: nn.Module, look: Callable[[], dict[str, Tap]]) -> int:
     before = look()
-    folding = Folding(model, look)
+    tapped = {module for tap in before.values() for module, _ in tap.watched}
+    folding = Folding(model, look, tapped)
     if folding.pairs and not _close(before, look()):
         folding.undo()
         print_log(
@@ -111,6 +139,35 @@ def _fold(model: nn.Module, look: Callable[[], dict[str, Tap]]) -> int:
             logger='current',
         )
     return len(folding.pairs)
+
+
+def _runs_channels_last(model: nn.Module, look: Callable[..., dict[str, Tap]]) -> bool:
+    """Whether all of it takes that format: some operators insist on the other one."""
+    before = look()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        return _close(before, look(memory_format=torch.channels_last))
+    except RuntimeError:
+        return False
+    finally:
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+@contextmanager
+def _spoilt(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """NaN in the place of some weights: nothing that reads them stays the same."""
+    kept = [(p, p.data) for m in modules for p in m.parameters(recurse=False)]
+    for parameter, data in kept:
+        parameter.data = torch.full_like(data, torch.nan)
+    try:
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data
+
+
+def _equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
 
 
 def _close(before: dict[str, Tap], after: dict[str, Tap]) -> bool:
@@ -128,11 +185,12 @@ def _look(
     tap_types: Mapping[str, type[Tap]],
     size: int,
     with_grad: bool = False,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> dict[str, Tap]:
     """What the taps yield for pictures that are always the same."""
     with preserved_rng():
         torch.manual_seed(0)
-        seen = dry_run(model, tap_types, size, with_grad)
+        seen = dry_run(model, tap_types, size, with_grad, memory_format)
     if seen.failure:
         raise RuntimeError(seen.failure)
     return seen.taps

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .taps import Tap, resolve
 
@@ -27,8 +27,9 @@ class Economy:
         fold_norms: Fold BatchNorm into the convolutions before it.
         prune: Leave out what no loss reads, such as a head's other tower, and leave
             those weights off the device.
-        channels_last: Memory format of the convolutions; ``None`` takes it on a CPU
-            and in half precision, where it is faster.
+        channels_last: Memory format of the convolutions; ``None`` takes it where it
+            is faster: in half precision, and on a CPU where no convolution is dilated.
+            A network that does not run in it keeps the usual one.
         dtype: ``'fp16'`` or ``'bf16'``; ``None`` for the student's precision.
         compile: Whether ``torch.compile`` compiles what runs.
         stream: Whether it runs on a CUDA stream of its own, beside the student's
@@ -87,15 +88,6 @@ class Economy:
         for module in model.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 module.to(DTYPES[self.dtype])
-
-    def memory_format(self, inputs: Tensor) -> torch.memory_format:
-        """In which format convolutions get these inputs."""
-        wanted = self.channels_last
-        if wanted is None:
-            device = inputs.device.type
-            is_half = self.dtype is not None or torch.is_autocast_enabled()
-            wanted = device == 'cpu' or is_half
-        return torch.channels_last if wanted else torch.contiguous_format
 
 
 def take_options(options: Mapping[str, Any]) -> Economy:

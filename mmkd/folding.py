@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ class Folding:
     Args:
         model: The network in evaluation mode; changed in place.
         forward: Runs it once.
+        kept: Modules that stay as they are.
 
     Attributes:
         pairs: What was folded.
@@ -55,8 +56,14 @@ class Folding:
         (1, Identity(), True)
     """
 
-    def __init__(self, model: nn.Module, forward: Callable[[], Any]) -> None:
-        self.pairs = _pairs(model, forward)
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Callable[[], Any],
+        kept: Collection[nn.Module] = (),
+    ) -> None:
+        found = _pairs(model, forward)
+        self.pairs = [pair for pair in found if pair.conv not in kept]
         for pair in self.pairs:
             _fold(pair)
 
@@ -70,7 +77,8 @@ class Folding:
 
 
 def _pairs(model: nn.Module, forward: Callable[[], Any]) -> list[Pair]:
-    made: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor keeps its id taken
+    # The tensor keeps its id taken; its version tells what changed it in place.
+    made: dict[int, tuple[nn.Module, Tensor, int]] = {}
     readers: dict[nn.Module, set[nn.Module | None]] = {}
     sources: dict[nn.Module, set[nn.Module | None]] = {}
 
@@ -79,12 +87,14 @@ def _pairs(model: nn.Module, forward: Callable[[], Any]) -> list[Pair]:
 
         def conv(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             output = original(x, *args, **kwargs)
-            made[id(output)] = (module, output)
+            made[id(output)] = (module, output, output._version)
             readers.setdefault(module, set())
             return output
 
         def norm(x: Tensor) -> Any:
-            source = made.get(id(x), (None,))[0]
+            source, _, version = made.get(id(x), (None, x, 0))
+            if version != x._version:
+                source = None
             sources.setdefault(module, set()).add(source)
             if source is not None:
                 readers[source].add(module)

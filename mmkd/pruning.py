@@ -53,7 +53,7 @@ class Pruning:
     def idle(self, reads: Reads) -> dict[nn.Module, Callable]:
         """Modules that these fields do not need, with what is called instead."""
         needed: set[nn.Module] = set()
-        for key in _pairs(reads):
+        for key in pairs_of(reads):
             needed |= self._reached[key]
         return {m: f for m, f in self._stand_ins.items() if m not in needed}
 
@@ -95,7 +95,7 @@ class Pruning:
         leaves = [m for m in model.modules() if not m._modules]
         with torch.enable_grad(), patched({leaf: watched(leaf) for leaf in leaves}):
             taps = forward()
-            for path, field in _pairs(reads):
+            for path, field in pairs_of(reads):
                 arrived.clear()
                 values = taps[path].tensors(None if field is None else (field,))
                 values = [v for v in values if v.requires_grad]
@@ -108,7 +108,8 @@ class Pruning:
                 self._stand_ins[module] = functools.partial(_zeros, module)
 
 
-def _pairs(reads: Reads) -> Iterable[tuple[str, str | None]]:
+def pairs_of(reads: Reads) -> Iterable[tuple[str, str | None]]:
+    """Every path with every field of it, or with ``None``."""
     for path, fields in reads.items():
         for field in [None] if fields is None else sorted(fields):
             yield path, field

@@ -171,6 +171,15 @@ class HeadView(Tap):
     @property
     def outputs(self) -> Any:
         """What the head's ``forward`` returned in its only call."""
+        if self.computed is not None:
+            raise RuntimeError(
+                f'only {sorted(self.computed)} of {self.path!r} were computed; a loss '
+                'that reads all outputs must have reads = None'
+            )
+        return self._outputs
+
+    @property
+    def _outputs(self) -> Any:
         if self.count != 1:
             raise ValueError(f'{self.path!r} must run once but ran {self.count} times')
         return self.calls['forward'][0].output

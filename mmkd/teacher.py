@@ -89,8 +89,9 @@ class Teacher:
             _apply_except(self.model, function, self._unused)
             return
         # Its own device is asked for where the student's has no room for it.
-        parameter = next(self.model.parameters(), torch.zeros(()))
-        self.model.to(function(parameter.new_zeros(1)).dtype)
+        if self.economy.dtype is None:
+            parameter = next(self.model.parameters(), torch.zeros(()))
+            self.model.to(function(parameter.new_zeros(1)).dtype)
 
     def economize(
         self, tap_types: Mapping[str, type[Tap]], reads: Reads, size: int
@@ -109,7 +110,8 @@ class Teacher:
         """Let the parts that no loss reads follow to the device, too."""
         parameter = next(self._used_parameters(), None)
         if self._unused and parameter is not None:
-            self.model.to(parameter.device)
+            dtype = parameter.dtype if self.economy.dtype is None else None
+            self.model.to(parameter.device, dtype)
         self._unused = set()
 
     def tap_type(self, path: str, tap_of: Callable[[nn.Module], type[Tap]]) -> Any:
@@ -234,9 +236,9 @@ class Teacher:
             _apply_except(self.model, lambda t: t.to(device), self._unused)
         if inputs.is_floating_point():
             inputs = inputs.to(parameter.dtype)
-        if inputs.dim() != 4:
+        if inputs.dim() != 4 or self._economized is None:
             return inputs
-        wanted = self.economy.memory_format(inputs)
+        wanted = self._economized.memory_format(inputs)
         if wanted != self._format:
             self.model.to(memory_format=wanted)  # type: ignore[call-overload]
             self._format = wanted

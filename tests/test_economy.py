@@ -9,11 +9,12 @@ from mmengine.registry import init_default_scope
 from tiny_models import detection_batch, tiny_gfl, tiny_two_stage
 from torch import nn
 
+from mmkd.batch import Batch
 from mmkd.economize import Economized
 from mmkd.economy import Economy, compile_below
 from mmkd.registry import MODELS
 from mmkd.taps import Tap
-from mmkd.teacher import build_teacher
+from mmkd.teacher import Teacher, build_teacher
 
 LOSSES = dict(
     loss_ld=dict(type='mmkd.LocalizationDistillationLoss'),
@@ -227,3 +228,70 @@ def test_folding_that_would_change_the_taps_is_undone():
     assert done.folded == 0
     assert isinstance(model.norm, nn.BatchNorm2d)
     assert model.conv.bias is None
+
+
+class Picky(nn.Module):
+    """A network with an operator that wants the usual memory format."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.out = nn.Identity()
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        y = self.conv(inputs)
+        return self.out(y.view(1, -1, *y.shape[2:]))
+
+
+def test_a_network_that_wants_the_usual_memory_format_gets_it():
+    teacher = Teacher(Picky(), economy=Economy(channels_last=True))
+    teacher.economize({'out': Tap}, {'out': None}, 128)
+    x = torch.randn(2, 3, 8, 8)
+    tap = teacher.run(Batch(x), {'out': Tap}, reads={'out': None})['out']
+    assert torch.equal(tap.value, teacher.model(x))
+    assert teacher._format == torch.contiguous_format
+
+
+class Query(nn.Module):
+    """A weight that is used and never called."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.query = nn.Conv2d(3, 4, 1), nn.Embedding(1, 4)
+        self.idle, self.out = nn.Linear(2, 2), nn.Identity()
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return self.out(self.conv(inputs) + self.query.weight[0, :, None, None])
+
+
+def test_a_weight_that_is_used_without_a_call_is_used():
+    teacher = Teacher(Query(), economy=Economy())
+    teacher.economize({'out': Tap}, {'out': None}, 128)
+    assert teacher.model.query not in teacher._unused
+    teacher.apply(lambda t: t.double())
+    assert teacher.model.query.weight.dtype == torch.float64
+
+
+def test_an_own_device_does_not_cast_what_half_precision_left(checkpoint):
+    option = dict(config=tiny_gfl(), checkpoint=checkpoint, dtype='bf16', device='cpu')
+    teacher = build_teacher(option)
+    teacher.economize({'neck': Tap}, {'neck': None}, 128)
+    teacher.apply(lambda t: t.double())
+    assert teacher.model.backbone.conv1.weight.dtype == torch.bfloat16
+    assert teacher.model.bbox_head.reg_convs[0].gn.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(('dilation', 'expected'), [(1, True), (2, False)])
+def test_channels_last_where_it_is_faster_on_a_cpu(dilation, expected):
+    for choice, wanted in ((None, expected), (True, True), (False, False)):
+        model = nn.Module()
+        model.out = nn.Conv2d(3, 4, 3, dilation=dilation)
+        model.forward = lambda inputs, data_samples=None, mode='tensor', m=model: m.out(
+            inputs
+        )
+        teacher = Teacher(model, economy=Economy(channels_last=choice))
+        teacher.economize({'out': Tap}, {'out': None}, 128)
+        x = torch.randn(1, 3, 8, 8)
+        teacher.run(Batch(x), {'out': Tap}, reads={'out': None})
+        last = model.out.weight.is_contiguous(memory_format=torch.channels_last)
+        assert last == wanted

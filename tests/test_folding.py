@@ -179,3 +179,17 @@ def test_a_pair_that_runs_several_times():
     before, after, folding = folded(with_statistics(model), torch.randn(2, 2, 4, 4))
     assert len(folding.pairs) == 1
     assert close(before, after)
+
+
+def test_a_convolution_that_is_looked_at_stays():
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))
+    with_statistics(model)
+    x = torch.randn(1, 2, 2, 2)
+    assert Folding(model, lambda: model(x), {model[0]}).pairs == []
+
+
+def test_what_was_changed_in_place_before_the_norm_stays():
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU(inplace=True), nn.BatchNorm2d(2))
+    before, after, folding = folded(with_statistics(model), torch.randn(2, 2, 4, 4))
+    assert folding.pairs == []
+    assert torch.equal(before, after)

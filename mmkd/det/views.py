@@ -93,7 +93,7 @@ class DenseHeadView(HeadView):
     @property
     def logits(self) -> list[Tensor]:
         self._check_computed('logits')
-        outputs = self.outputs
+        outputs = self._outputs
         width = getattr(self.module, 'cls_out_channels', 1)  # CenterNet has none
         # YOLOv3 returns maps of boxes, objectness and classes in one.
         if len(outputs) < 2 or any(m.shape[1] % width for m in outputs[0]):
@@ -104,7 +104,7 @@ class DenseHeadView(HeadView):
     def boxes(self) -> list[Tensor]:
         """Box deltas or edge distributions, (N, A * 4 * bins, H, W) per level."""
         self._check_computed('boxes')
-        return list(self.outputs[1])
+        return list(self._outputs[1])
 
     @property
     def distributions(self) -> list[Tensor]:
@@ -113,7 +113,7 @@ class DenseHeadView(HeadView):
             raise ValueError(f'{self.name} predicts no distributions of edges')
         self._check_computed('distributions')
         announced = self.calls.get('edge_distributions')
-        return announced[-1].output if announced else list(self.outputs[1])
+        return announced[-1].output if announced else list(self._outputs[1])
 
     @cached_property
     def edge_rows(self) -> Tensor:
@@ -171,7 +171,7 @@ class DenseHeadView(HeadView):
     @property
     def sizes(self) -> list[tuple[int, int]]:
         """Height and width of every level's map."""
-        return [(m.shape[2], m.shape[3]) for m in self.outputs[0]]
+        return [(m.shape[2], m.shape[3]) for m in self._outputs[0]]
 
     @cached_property
     def priors(self) -> list[Tensor]:
@@ -272,7 +272,7 @@ class DenseHeadView(HeadView):
 
     @property
     def _box_width(self) -> int:
-        priors = self.outputs[0][0].shape[1] // self.module.cls_out_channels
+        priors = self._outputs[0][0].shape[1] // self.module.cls_out_channels
         return self.boxes[0].shape[1] // priors
 
     @property
@@ -362,7 +362,10 @@ def _picked(maps: list[Tensor], width: int, index: Tensor) -> Tensor:
     Without a copy of all rows: at COCO's size they are a hundred megabytes, and as
     many again in the backward pass.
     """
-    counts = index.new_tensor([m.numel() // width for m in maps])
+    rows = [m.numel() // width for m in maps]
+    if len(index) == sum(rows):
+        return _rows(maps, width)
+    counts = index.new_tensor(rows)
     ends = counts.cumsum(0)
     lasts = torch.searchsorted(index, ends).tolist()
     picked = []

@@ -96,14 +96,14 @@ def weighted_soft_binary_cross_entropy(
     weight: Tensor | None = None,
     avg_factor: float | Tensor | None = None,
 ) -> Tensor:
-    r"""The same for one logit: object or background.
+    r"""The same for logits that are classifiers of their own: object or background.
 
     .. math::
         -\frac{1}{a} \sum_n v_n \big( p_n \log q_n
             + w\, (1 - p_n) \log (1 - q_n) \big)
 
     where :math:`p_n` and :math:`q_n` are the sigmoids of :math:`t_n / T` and
-    :math:`s_n / T`, and w the background weight.
+    :math:`s_n / T`, and w the background weight. Columns of a row are summed.
 
     Reference:
         Chen et al., Learning Efficient Object Detection Models with Knowledge
@@ -111,7 +111,7 @@ def weighted_soft_binary_cross_entropy(
         one logit per anchor.
 
     Args:
-        student: Logits of an object, shape (N,).
+        student: Logits of an object, shape (N,) or (N, C).
         teacher: Tensor of the same shape. Detached internally.
         background_weight: Weight w of the background's term.
         temperature: Temperature T; must be > 0.
@@ -130,18 +130,24 @@ def weighted_soft_binary_cross_entropy(
         tensor(0.8664)
     """
     check_same_shape(student, teacher)
-    if student.dim() != 1:
-        raise ValueError(f'logits must have shape (N,) but have {tuple(student.shape)}')
-    check_rows(student[:, None], weight)
+    if student.dim() not in (1, 2):
+        raise ValueError(
+            f'logits must have shape (N,) or (N, C) but have {tuple(student.shape)}'
+        )
+    if student.dim() == 1:
+        student, teacher = student[:, None], teacher[:, None]
+    check_rows(student, weight)
     check_temperature(temperature)
     student, teacher = only_weighted(weight, student, teacher)
-    s, t = student / temperature, teacher.detach() / temperature
-    foreground = t.sigmoid() * F.logsigmoid(s)
-    # The sigmoid of -t is 1 - p without the cancellation.
-    background = (-t).sigmoid() * F.logsigmoid(-s)
-    return averaged_rows(
-        -foreground - background_weight * background, weight, avg_factor
+    # With "background" as the positive class its weight is torch's `pos_weight`, and
+    # all is one operator: at RetinaNet's ten million logits memory and time count.
+    terms = F.binary_cross_entropy_with_logits(
+        student / -temperature,
+        (teacher.detach() / -temperature).sigmoid(),
+        pos_weight=student.new_tensor(background_weight),
+        reduction='none',
     )
+    return averaged_rows(terms.sum(1), weight, avg_factor)
 
 
 @MODELS.register_module()
@@ -251,11 +257,11 @@ class WeightedSoftCrossEntropyLoss(BoxHeadLoss):
             sign[-1] = -1
             student, teacher = student * sign, teacher * sign
         return weighted_soft_binary_cross_entropy(
-            student.flatten(),
-            teacher.flatten(),
+            student,
+            teacher,
             self.background_weight,
             self.temperature,
-            weight.repeat_interleave(student.shape[1]),
+            weight,
             factor,
         )
 

@@ -165,8 +165,8 @@ def test_what_does_not_fit_is_an_error():
         weighted_soft_cross_entropy(s, s, weight=torch.ones(3))
     with pytest.raises(ValueError, match='temperature must be finite and > 0'):
         weighted_soft_cross_entropy(s, s, temperature=0)
-    with pytest.raises(ValueError, match=r'shape \(N,\) but have \(2, 3\)'):
-        weighted_soft_binary_cross_entropy(s, s)
+    with pytest.raises(ValueError, match=r'\(N,\) or \(N, C\) but have \(1, 2, 3\)'):
+        weighted_soft_binary_cross_entropy(s[None], s[None])
     with pytest.raises(ValueError, match=r'weight must have shape \(3,\) .* \(2,\)'):
         weighted_soft_binary_cross_entropy(s[0], s[0], weight=torch.ones(2))
 
@@ -183,3 +183,14 @@ def test_what_does_not_fit_is_an_error():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         WeightedSoftCrossEntropyLoss(**arguments)
+
+
+def test_columns_of_sigmoids_are_classifiers_of_their_own():
+    s, t = torch.randn(5, 3), torch.randn(5, 3)
+    weight = torch.rand(5)
+    columns = [
+        weighted_soft_binary_cross_entropy(a, b, 1.5, 2.0, weight, 7.0)
+        for a, b in zip(s.T, t.T)
+    ]
+    both = weighted_soft_binary_cross_entropy(s, t, 1.5, 2.0, weight, 7.0)
+    assert both.item() == pytest.approx(sum(columns).item(), rel=1e-6)
