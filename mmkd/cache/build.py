@@ -62,10 +62,10 @@ class CacheBuilder:
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
         self.model = _model(cfg).to(self.device)
+        _check_terms(self.model.distiller)
         parts, self.roots = run_parts(cfg, dataset, self.model)
         found = leaves(cfg.train_dataloader['dataset'], dataset)
         self.views = [views_of(*leaf) for leaf in found]
-        _check_terms(self.model.distiller)
         self.manifest = self._manifest(cfg, parts)
         self._shares = self._shared_out()
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..data_check import classes_of
+from ..losses.head_rows import HeadRowsLoss
 from ..renormalize import Normalization
 from ..taps import resolve
 from .names import image_name
@@ -69,9 +70,9 @@ def check_parts(built: Mapping[str, Any], now: Mapping[str, Any], where: str) ->
         difference = lacking if part == 'terms' else differs(built[part], now[part])
         if difference:
             raise ValueError(
-                f'the cache at {where} is stale: the {words} of this run differ from '
-                f'those that it was made of ({difference}); build it anew in another '
-                'folder with tools/cache_teacher.py'
+                f'the cache at {where} is stale, as the {words} changed '
+                f'({difference}); '
+                'build it anew in another folder with tools/cache_teacher.py'
             )
 
 
@@ -134,7 +135,7 @@ def _data(found: list, dataset: Any, roots: list[str]) -> dict[str, Any]:
     return dict(
         images=images,
         classes=None if classes is None else list(classes),
-        annotations=sha.hexdigest(),
+        samples=sha.hexdigest(),
     )
 
 
@@ -192,7 +193,7 @@ def _terms(student: Any) -> set[str]:
 
 def reads_rows(loss: Any) -> bool:
     """Whether a term reads rows of a dense head, and not whole maps."""
-    return hasattr(loss, 'region')
+    return isinstance(loss, HeadRowsLoss)
 
 
 def live(distiller: Any) -> dict[str, Any]:

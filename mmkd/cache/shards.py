@@ -185,7 +185,8 @@ def expected_size(path: str | Path) -> int:
 
 def _check(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
     """Checksum of everything but the runs, which have their own."""
-    found = zlib.crc32(json.dumps(about, sort_keys=True).encode())
+    layout = {key: (str(t.dtype), list(t.shape)) for key, t in tensors.items()}
+    found = zlib.crc32(json.dumps([about, layout], sort_keys=True).encode())
     for key in sorted(tensors):
         if not key.endswith(('/values', '/rows')):
             found = zlib.crc32(_bytes(tensors[key]), found)
