@@ -1,4 +1,4 @@
-"""Economies of a teacher: what is exact is close, what is a choice does what it says."""
+"""Economies of a teacher: what is exact is close, what is a choice is what it says."""
 
 import copy
 import pickle
