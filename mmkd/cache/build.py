@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from .names import image_name, record_name, shard_name, shard_of, view_name
 from .shards import FORMAT, DamagedError, Entry, Record, encode
 from .store import MANIFEST, Store
 from .tap import MAPS, facts_of, taken
-from .views import leaves, views_of
+from .views import described, leaves, views_of
 
 #: Images of a file, about.
 IMAGES_PER_SHARD = 256
@@ -159,14 +160,24 @@ class CacheBuilder:
 
     def _shard(self, number: int, images: list[tuple[Any, int]]) -> bytes:
         records: dict[str, Record] = {}
+        pictures: dict[str, int] = {}
         for views, index in images:
             name = views.name(index, self.roots)
             for sample in views.samples(index):
                 meta = sample['data_samples'].metainfo
                 _check_name(name, image_name(meta, self.roots))
                 view = record_name(name, view_name(meta))
+                picture = zlib.crc32(sample['inputs'].contiguous().numpy())
                 if view not in records:  # two scales may give one size
                     records[view] = self.record(sample)
+                elif picture != pictures[view]:
+                    raise ValueError(
+                        f'the pipeline draws different pictures of image {name!r} that '
+                        f'it calls alike ({view_name(meta)}); flip once, keep flip and '
+                        'flip_direction in the meta_keys of its last step, and let no '
+                        'step hide the scale'
+                    )
+                pictures[view] = picture
         about = dict(key=self.manifest['key'], number=number)
         return encode(records, about)
 
@@ -263,7 +274,8 @@ def _check_terms(distiller: Any) -> None:
 
 
 def _key(parts: dict[str, Any], teacher: dict[str, Any]) -> str:
-    about = dict(digest=teacher['digest'], inputs=teacher['normalization'])
+    names = ('digest', 'network', 'dtype', 'normalization')
+    about = {name: teacher[name] for name in names}
     return digest(json.loads(json.dumps(dict(parts, teacher=about, format=FORMAT))))
 
 
@@ -275,6 +287,8 @@ def _about_teacher(teacher: Any, entry: Any) -> dict[str, Any]:
     both = teacher.normalizations
     return dict(
         digest=teacher.digest,
+        network=digest(described(getattr(teacher.model, 'cfg', {}).get('model'))),
+        dtype=teacher.economy.dtype,
         source=teacher.source,
         is_random=teacher.is_random,
         config=str(config) if isinstance(config, (str, Path)) else None,

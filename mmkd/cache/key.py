@@ -161,10 +161,12 @@ def _preprocessor(module: Any) -> dict[str, Any]:
 
 
 def _heads(student: Any) -> dict[str, Any]:
-    """What decides the rows of every head of which rows are read."""
+    """What decides the rows that are read of a head, or the cells of a map."""
     rules: dict[str, Any] = {}
-    for loss in live(student.distiller).values():
+    for name, loss in live(student.distiller).items():
         if not reads_rows(loss):
+            # Maps are laid side by side with the student's.
+            rules[f'strides of {loss.at}'] = student.distiller.fit[name][0].strides
             continue
         rule = student.row_rule(resolve(student, loss.at))
         if rule['counts_padding'] and loss.region == 'all':

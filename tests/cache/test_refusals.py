@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import LD, batch_of, cached, coco, data_of, model_of, pipeline
+from small import LD, batch_of, cached, coco, data_of, model_of, pipeline, pspnet_run
 from tiny_models import build
 
 from mmkd.cache.build import CacheBuilder
@@ -225,3 +225,36 @@ def test_batch_augmentation_and_switched_pipelines_are_refused(made, tmp_path):
     cfg.model.student.data_preprocessor.batch_augments = [resize]
     with pytest.raises(ValueError, match='has batch_augments'):
         CacheBuilder(cfg, str(tmp_path), 'cpu')
+
+
+def test_maps_of_a_student_of_another_stride_are_refused(tmp_path):
+    cfg = pspnet_run(tmp_path)
+    CacheBuilder(cfg, str(tmp_path / 'cache'), 'cpu').build()
+    other = cached(cfg, tmp_path / 'cache')
+    model_of(other)
+    other.model.student.backbone.strides = (1, 1, 1, 1)
+    with pytest.raises(ValueError, match="student's head changed .*strides of decode"):
+        model_of(other)
+
+
+@pytest.mark.parametrize('trap', ['two flips', 'no flip in the meta keys', 'padding'])
+def test_different_pictures_of_one_name_are_refused(tmp_path, trap):
+    cfg = pspnet_run(tmp_path)
+    steps = cfg.train_dataloader.dataset.pipeline
+    if trap == 'two flips':
+        steps.insert(4, dict(type='RandomFlip', prob=0.5, direction='vertical'))
+    elif trap == 'padding':
+        steps[2] = dict(type='RandomChoiceResize', scales=[(32, 32), (64, 64)])
+        steps.insert(3, dict(type='Pad', size=(64, 64)))
+    else:
+        steps[-1]['meta_keys'] = ('img_path', 'ori_shape', 'img_shape', 'pad_shape')
+    with pytest.raises(ValueError, match='different pictures of image .* calls alike'):
+        CacheBuilder(cfg, str(tmp_path / 'cache'), 'cpu').build()
+
+
+def test_another_network_of_the_same_weights_is_another_cache(made, tmp_path):
+    here = made('gfl')
+    cfg = copy.deepcopy(here.cfg)
+    cfg.model.teacher.config.model.bbox_head.anchor_generator.octave_base_scale = 4
+    with pytest.raises(ValueError, match='holds another cache'):
+        CacheBuilder(cfg, str(here.cache), 'cpu').build()
