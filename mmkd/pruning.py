@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .taps import patched
+from .nested import patched
 
 #: Paths of a tap and the fields of it that are read, or ``None`` for all.
 Reads = dict[str, 'frozenset[str] | None']

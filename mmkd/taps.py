@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .nested import copied, each, move, patched, tensors_of
 
 
 class StopForward(Exception):
@@ -82,7 +84,7 @@ class Tap:
         """
         # A copy: what follows (`ReLU(inplace=True)`, `out += identity`) may change
         # the tensor, and in the teacher nothing follows the last tap.
-        return _each(output, _copied) if name == 'forward' else output
+        return each(output, copied) if name == 'forward' else output
 
     def returned(self, name: str, output: Any) -> Any:
         """What the caller of an intercepted method gets: its output."""
@@ -94,11 +96,13 @@ class Tap:
         Args:
             fields: Names of attributes that are read; ``None`` for all there is.
         """
-        found: list[Tensor] = []
-        for calls in self.calls.values():
-            for call in calls:
-                _each((call.args, call.kwargs, call.output), _into(found))
-        return found
+        return tensors_of(
+            [
+                (call.args, call.kwargs, call.output)
+                for calls in self.calls.values()
+                for call in calls
+            ]
+        )
 
     def follow(self, student: Tap) -> None:
         """Finish a teacher's tap with what the student computed in this step.
@@ -157,7 +161,7 @@ class HeadView(Tap):
         if name != self.loss_method or self.hard_factor == 1:
             return output
         return {
-            key: _each(value, lambda x: x * self.hard_factor)
+            key: each(value, lambda x: x * self.hard_factor)
             if 'loss' in key and 'cls' in key
             else value
             for key, value in output.items()
@@ -248,39 +252,6 @@ def nearest(name: str, known: Iterable[str], prefix: str = '') -> str:
     return f'; did you mean {prefix + close[0]!r}?' if close else '.'
 
 
-def move(value: Any, device: torch.device) -> Any:
-    """Move every tensor of nested tuples, lists and dicts to a device."""
-    # Nothing waits for a copy to the CPU: it would be read before it is complete.
-    wait = torch.device(device).type == 'cpu'
-    return _each(value, lambda tensor: tensor.to(device, non_blocking=not wait))
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    # In the student's layout, whatever the teacher's convolutions like best.
-    return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def _into(found: list[Tensor]) -> Callable[[Tensor], Tensor]:
-    def put(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    return put
-
-
-def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply a function to every tensor of nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        return {key: _each(item, function) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        items = [_each(item, function) for item in value]
-        # A named tuple takes its items one by one.
-        return type(value)(*items) if hasattr(value, '_fields') else type(value)(items)
-    return value
-
-
 @contextmanager
 def record(
     model: nn.Module,
@@ -352,32 +323,3 @@ def record(
                 stack.enter_context(patched({module: wrapper}, name))
         with suppress(StopForward):
             yield taps
-
-
-@contextmanager
-def patched(
-    functions: Mapping[nn.Module, Callable], name: str = 'forward'
-) -> Iterator[None]:
-    """Replace a method of some modules inside a ``with`` block.
-
-    Args:
-        functions: Module -> what is called in the place of its method.
-        name: The method.
-
-    Example:
-        >>> relu = nn.ReLU()
-        >>> with patched({relu: torch.neg}):
-        ...     relu(torch.ones(1))
-        tensor([-1.])
-    """
-    previous = {module: vars(module).get(name) for module in functions}
-    for module, function in functions.items():
-        vars(module)[name] = function
-    try:
-        yield
-    finally:
-        for module, method in previous.items():
-            if method is None:
-                del vars(module)[name]
-            else:
-                vars(module)[name] = method

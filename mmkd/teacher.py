@@ -17,10 +17,11 @@ from .cache.cached_teacher import cached_teacher
 from .dry_run import DryRun, dry_run
 from .economize import Economized
 from .economy import Economy
+from .nested import move
 from .pruning import Reads
 from .renormalize import Normalization, Renormalizer
 from .rng import preserved_rng
-from .taps import Tap, move, record, resolve
+from .taps import Tap, record, resolve
 from .teacher_loading import load_teacher
 
 

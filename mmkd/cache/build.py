@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from ..taps import Tap, record
 from .cached_teacher import file_digest
 from .key import differs, digest, live, reads_rows, run_parts
 from .names import image_name, record_name, shard_name, shard_of, view_name
+from .ranks import best_device, rank, world_size
 from .shards import FORMAT, DamagedError, Entry, Record, encode
 from .store import MANIFEST, Store
 from .tap import MAPS, facts_of, taken
@@ -58,7 +58,7 @@ class CacheBuilder:
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         cfg = _with_live_teacher(cfg)
         self.store = Store(folder, backend_args)
-        self.device = torch.device(device or _best_device())
+        self.device = torch.device(device or best_device())
         dataset = DATASETS.build(cfg.train_dataloader['dataset'])
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
@@ -103,7 +103,7 @@ class CacheBuilder:
         self._begin()
         written = 0
         for number, images in enumerate(self._shares):
-            if number % _world_size() != _rank():
+            if number % world_size() != rank():
                 continue
             if not self._is_there(number):
                 content = self._shard(number, images)
@@ -115,7 +115,7 @@ class CacheBuilder:
     @property
     def images(self) -> int:
         """Number of images that this rank sees to."""
-        shares = self._shares[_rank() :: _world_size()]
+        shares = self._shares[rank() :: world_size()]
         return sum(map(len, shares))
 
     def _begin(self) -> None:
@@ -340,17 +340,3 @@ def _check_name(name: str, packed: str) -> None:
             f'the training pipeline must hand on what an image is called ({name}) but '
             f'its samples say {packed}; keep img_id in meta_keys of its last step'
         )
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
-    return 'cpu'
-
-
-def _rank() -> int:
-    return int(os.environ.get('RANK', 0))
-
-
-def _world_size() -> int:
-    return int(os.environ.get('WORLD_SIZE', 1))

@@ -220,41 +220,31 @@ def _place(entries: Sequence[Entry], maps: list[Tensor], priors: list[int]) -> _
 
     Images lie in the upper left corner, so a prior keeps its level, row and column.
     """
-    rows, level_start = [], 0
-    starts = []
-    for level, count in zip(maps, priors):
-        starts.append((level_start, level.shape[2], level.shape[3], count))
-        level_start += level.shape[0] * level.shape[2] * level.shape[3] * count
-    for image, entry in enumerate(entries):
-        assert entry.rows is not None
-        rows.append(_rows_in_batch(entry, image, starts))
-    joined = torch.cat(rows)
+    # All images at once: one by one they took longer than the losses.
+    count = torch.tensor(priors)
+    grids = torch.stack([entry.shapes for entry in entries]).long()
+    sizes = grids.prod(2) * count
+    ends = sizes.cumsum(1)
+    rows = [entry.rows for entry in entries if entry.rows is not None]
+    image = torch.arange(len(rows))
+    far = int(ends.max()) + 1  # from one image's rows to the next one's
+    bounds = (ends + far * image[:, None]).flatten()
+    image = image.repeat_interleave(torch.tensor([len(run) for run in rows]))
+    index = torch.cat(rows).long()
+    slot = torch.searchsorted(bounds, index + far * image, right=True)
+    level = slot - len(priors) * image
+    place = index - (ends - sizes).flatten()[slot]
+    cell, prior = place // count[level], place % count[level]
+    width = grids.flatten(0, 1)[slot, 1]
+    height_there, width_there = torch.tensor([m.shape[2:] for m in maps])[level].T
+    starts = torch.tensor([m[:, 0].numel() for m in maps]) * count
+    starts = starts.cumsum(0) - starts
+    cell = (image * height_there + cell // width) * width_there + cell % width
+    joined = starts[level] + cell * count[level] + prior
     order = joined.argsort()
     device = maps[0].device
     values = torch.cat([entry.values for entry in entries])[order]
     return _Placed(_to(joined[order], device), _to(values, device))
-
-
-def _rows_in_batch(entry: Entry, image: int, starts: list[tuple]) -> Tensor:
-    """Rows of one image in the batch, ascending, (n,), int64."""
-    assert entry.rows is not None
-    index = entry.rows.long()
-    grids = entry.shapes.tolist()
-    counts = [h * w * start[3] for (h, w), start in zip(grids, starts)]
-    ends = torch.tensor(counts).cumsum(0)
-    lasts = torch.searchsorted(index, ends).tolist()
-    found, first = [], 0
-    for grid, start, count, end, last in zip(
-        grids, starts, counts, ends.tolist(), lasts
-    ):
-        offset, height, width, priors = start
-        place = index[first:last] - (end - count)
-        cell, prior = place // priors, place % priors
-        y, x = cell // grid[1], cell % grid[1]
-        cell = (image * height + y) * width + x
-        found.append(offset + cell * priors + prior)
-        first = last
-    return torch.cat(found)
 
 
 def _batched(

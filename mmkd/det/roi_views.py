@@ -12,7 +12,8 @@ from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
-from ..taps import Call, HeadView, Tap, move, resolve
+from ..nested import move
+from ..taps import Call, HeadView, Tap, resolve
 from .box_units import BoxUnits, units_of
 
 

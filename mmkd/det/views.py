@@ -15,6 +15,7 @@ from ..taps import HeadView
 from .box_units import BoxUnits, units_of
 from .dense_targets import obstacle_of, targets_of
 from .roi_views import mean_count
+from .rows import picked_rows, rows_of
 
 
 class DenseHeadView(HeadView):
@@ -119,7 +120,7 @@ class DenseHeadView(HeadView):
     def edge_rows(self) -> Tensor:
         """Logits of the bins of left, top, right and bottom edge, (rows, 4, bins)."""
         assert self.bins is not None
-        return _rows(self.distributions, 4 * self.bins).unflatten(1, (4, self.bins))
+        return rows_of(self.distributions, 4 * self.bins).unflatten(1, (4, self.bins))
 
     @property
     def expected_boxes(self) -> Tensor:
@@ -141,17 +142,17 @@ class DenseHeadView(HeadView):
     @cached_property
     def class_rows(self) -> Tensor:
         """Class logits, one row per prior: (rows, C)."""
-        return _rows(self.logits, self.module.cls_out_channels)
+        return rows_of(self.logits, self.module.cls_out_channels)
 
     def edges_of(self, index: Tensor) -> Tensor:
         """:attr:`edge_rows` of some rows, ascending: (n, 4, bins)."""
         assert self.bins is not None
-        picked = _picked(self.distributions, 4 * self.bins, index)
+        picked = picked_rows(self.distributions, 4 * self.bins, index)
         return picked.unflatten(1, (4, self.bins))
 
     def classes_of(self, index: Tensor) -> Tensor:
         """:attr:`class_rows` of some rows, ascending: (n, C)."""
-        return _picked(self.logits, self.module.cls_out_channels, index)
+        return picked_rows(self.logits, self.module.cls_out_channels, index)
 
     @property
     def scores(self) -> Tensor:
@@ -205,14 +206,17 @@ class DenseHeadView(HeadView):
         Returns:
             Boolean mask over the priors of all levels for every image, (P,).
         """
-        flags = []
-        for sample in batch.data_samples:
-            shape = getattr(sample, 'pad_shape', batch.inputs.shape[2:])
+        known: dict[tuple[int, ...], Tensor] = {}  # most images of a batch are alike
+        shapes = [
+            tuple(getattr(sample, 'pad_shape', batch.inputs.shape[2:]))
+            for sample in batch.data_samples
+        ]
+        for shape in set(shapes):
             valid = self.module.prior_generator.valid_flags(
-                self.sizes, shape, device=self.logits[0].device
+                self.sizes, shape, device=self._outputs[0][0].device
             )
-            flags.append(torch.cat(valid))
-        return flags
+            known[shape] = torch.cat(valid)
+        return [known[shape] for shape in shapes]
 
     def to_rows(self, values: Tensor) -> Tensor:
         """Values per image and prior in the order of the rows.
@@ -278,7 +282,7 @@ class DenseHeadView(HeadView):
     @property
     def box_rows(self) -> Tensor:
         """Box outputs, one row per prior: (rows, 4 * bins)."""
-        return _rows(self.boxes, self._box_width)
+        return rows_of(self.boxes, self._box_width)
 
     def deltas(self, index: Tensor, labels: Tensor) -> Tensor:
         """Predicted boxes of some rows in :attr:`units`, (n, 4).
@@ -287,7 +291,7 @@ class DenseHeadView(HeadView):
             index: The rows, ascending, (n,).
             labels: Class of every one of them; a dense head has one box for all.
         """
-        return _picked(self.boxes, self._box_width, index)
+        return picked_rows(self.boxes, self._box_width, index)
 
     def true_deltas(self, index: Tensor) -> Tensor:
         """True boxes of some rows in :attr:`units`, (n, 4)."""
@@ -350,30 +354,3 @@ class DenseHeadView(HeadView):
         # (N, priors) or (N, priors, 4) per level, joined over images in FCOS.
         shape = (-1, 4) if name == 'box_targets' else (-1,)
         return torch.cat([level.reshape(shape) for level in values[name]])
-
-
-def _rows(maps: list[Tensor], width: int) -> Tensor:
-    return torch.cat([m.permute(0, 2, 3, 1).reshape(-1, width) for m in maps])
-
-
-def _picked(maps: list[Tensor], width: int, index: Tensor) -> Tensor:
-    """``_rows(maps, width)[index]`` for ascending rows.
-
-    Without a copy of all rows: at COCO's size they are a hundred megabytes, and as
-    many again in the backward pass.
-    """
-    rows = [m.numel() // width for m in maps]
-    if len(index) == sum(rows):
-        return _rows(maps, width)
-    counts = index.new_tensor(rows)
-    ends = counts.cumsum(0)
-    lasts = torch.searchsorted(index, ends).tolist()
-    picked = []
-    for m, first, start, last in zip(maps, ends - counts, [0, *lasts], lasts):
-        place = index[start:last] - first
-        (height, columns), priors = m.shape[2:], m.shape[1] // width
-        cell, prior = place // priors, place % priors
-        image, cell = cell // (height * columns), cell % (height * columns)
-        table = m.unflatten(1, (priors, width))
-        picked.append(table[image, prior, :, cell // columns, cell % columns])
-    return torch.cat(picked)

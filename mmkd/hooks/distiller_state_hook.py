@@ -11,10 +11,10 @@ from mmengine.hooks import CheckpointHook, Hook
 
 from ..cache.cached_teacher import CachedTeacher
 from ..data_check import classes_of
+from ..nested import move
 from ..registry import HOOKS
 from ..resume_check import ADD_THE_HOOK
 from ..rng import get_rng_state, set_rng_state
-from ..taps import move
 from ._changed_losses import (
     fit_optimizers,
     fit_state,

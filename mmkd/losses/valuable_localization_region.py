@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou, distance_box_iou
+from torchvision.ops import box_iou
 
 
 @torch.no_grad()
@@ -68,8 +68,9 @@ def valuable_localization_region(
         )
     # Two boxes without an area have no IoU.
     iou = box_iou(priors, gt_boxes).nan_to_num(0.0)
-    diou = distance_box_iou(priors, gt_boxes).nan_to_num(0.0)
-    overlaps = iou.gather(0, _candidates(priors, num_level_priors, gt_boxes, topk))
+    distance = _distances(priors, gt_boxes)
+    diou = iou - distance / _diagonals(priors, gt_boxes)
+    overlaps = iou.gather(0, _candidates(distance.sqrt(), num_level_priors, topk))
     # The deviation of a single candidate is 0, not undefined.
     deviation = overlaps.std(0) if len(overlaps) > 1 else torch.zeros_like(overlaps[0])
     alpha_pos = overlaps.mean(0) + deviation
@@ -77,15 +78,26 @@ def valuable_localization_region(
     return inside.any(1), iou.masked_fill(~inside, 0.0).amax(1)
 
 
-def _candidates(
-    priors: Tensor, num_level_priors: Sequence[int], gt_boxes: Tensor, topk: int
-) -> Tensor:
-    """Rows of the nearest priors of every level, shape (candidates, G)."""
+def _distances(priors: Tensor, gt_boxes: Tensor) -> Tensor:
+    """Squared distances of the centres, shape (P, G)."""
     ours = (priors[:, :2] + priors[:, 2:]) / 2
     theirs = (gt_boxes[:, :2] + gt_boxes[:, 2:]) / 2
     offset_x = ours[:, None, 0] - theirs[None, :, 0]
     offset_y = ours[:, None, 1] - theirs[None, :, 1]
-    distances = (offset_x.square() + offset_y.square()).sqrt()
+    return offset_x.square() + offset_y.square()
+
+
+def _diagonals(priors: Tensor, gt_boxes: Tensor) -> Tensor:
+    """Squared diagonals of the boxes around both, shape (P, G); never 0."""
+    first = torch.minimum(priors[:, None, :2], gt_boxes[None, :, :2])
+    last = torch.maximum(priors[:, None, 2:], gt_boxes[None, :, 2:])
+    return (last - first).square().sum(2) + 1e-7
+
+
+def _candidates(
+    distances: Tensor, num_level_priors: Sequence[int], topk: int
+) -> Tensor:
+    """Rows of the nearest priors of every level, shape (candidates, G)."""
     found, start = [], 0
     for level in distances.split(list(num_level_priors)):
         nearest = level.topk(min(topk, len(level)), dim=0, largest=False).indices

@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from build_ranks import __file__ as SCRIPT
 from mmengine.fileio import BaseStorageBackend, register_backend
 from small import batch_of, cached, data_of, files, model_of
-from two_ranks import TESTS
 
 from mmkd.cache.build import CacheBuilder
 from mmkd.fileio import PART_SUFFIX
 
 
-@pytest.fixture
-def run(made, tmp_path) -> Path:
-    """A folder with the config of a run whose cache was made elsewhere."""
-    made('gfl').cfg.dump(str(tmp_path / 'run.py'))
-    return tmp_path
+def build(cfg, cache: Path, rank: int, done) -> None:
+    """What one of two processes does; every file is announced."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE='2')
+    CacheBuilder(cfg, str(cache), 'cpu').build(done.put)
 
 
-def start(folder: Path, rank: int) -> subprocess.Popen:
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS), str(Path(SCRIPT).parent)])
-    ranks = dict(RANK=str(rank), WORLD_SIZE='2')
-    return subprocess.Popen(
-        [sys.executable, SCRIPT, str(folder)],
-        env=dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1', **ranks),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_two_processes_one_killed_and_three_that_go_on(made, run, monkeypatch):
+def test_two_processes_one_killed_and_three_that_go_on(made, tmp_path, monkeypatch):
     """Together they write what one process writes, byte for byte."""
-    processes = [start(run, rank) for rank in range(2)]
-    assert any(line.strip().isdigit() for line in processes[0].stdout)  # one is there
-    processes[0].send_signal(signal.SIGKILL)
-    processes[1].communicate(timeout=280)
-    assert [process.wait() for process in processes] == [-signal.SIGKILL, 0]
-    cache, expected = run / 'cache', files(made('gfl').cache)
+    cache, expected = tmp_path / 'cache', files(made('gfl').cache)
+    context = multiprocessing.get_context('fork')  # which spares importing everything
+    done = [context.Queue() for _ in range(2)]
+    processes = [
+        context.Process(target=build, args=(made('gfl').cfg, cache, rank, done[rank]))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    done[0].get(timeout=200)  # its first file is there
+    processes[0].kill()
+    for process in processes:
+        process.join(200)
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0]
     whole = {k: v for k, v in files(cache).items() if PART_SUFFIX not in k}
     assert {'manifest.json', 'shard-00001.safetensors'} < set(whole) <= set(expected)
     assert whole == {name: expected[name] for name in whole}

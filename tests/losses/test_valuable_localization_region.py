@@ -15,15 +15,15 @@ MUTATIONS = {
     'gamma of 1 is the upper end': ('gamma * alpha_pos', 'alpha_pos / 2'),
     'no gamma': ('diou >= gamma * alpha_pos', 'diou >= 0'),
     'no upper end': (' & (diou < alpha_pos)', ''),
-    'IoU, not DIoU': ('distance_box_iou(', 'box_iou('),
+    'IoU, not DIoU': ('iou - distance /', 'iou - 0 * distance /'),
     'weighted by DIoU': ('iou.masked_fill', 'diou.masked_fill'),
     'weight of any object': ('masked_fill(~inside, 0.0)', 'clone()'),
-    'the farthest are candidates': ('_candidates(priors', '_candidates(-priors'),
+    'the farthest are candidates': ('_candidates(distance', '_candidates(-distance'),
     'all levels are one': (
-        '_candidates(priors, num_level_priors',
-        '_candidates(priors, [len(priors)]',
+        'distance.sqrt(), num_level_priors',
+        'distance.sqrt(), [len(priors)]',
     ),
-    'one candidate less': ('gt_boxes, topk))', 'gt_boxes, topk - 1))'),
+    'one candidate less': ('num_level_priors, topk))', 'num_level_priors, topk - 1))'),
 }
 
 
