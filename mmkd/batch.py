@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,6 +116,27 @@ class Batch:
         inside_rows = top[None, :] < limits[:, 0, None]
         inside_columns = left[None, :] < limits[:, 1, None]
         return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
+
+
+def batch_of(function: Any, args: tuple, kwargs: dict) -> Batch:
+    """The batch that a model's function is called with.
+
+    Args:
+        function: It takes inputs and data samples first.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+
+    Raises:
+        ValueError: If there are no inputs.
+    """
+    # Keywords come in the order of the data set's dict, not of the signature.
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.arguments.pop('mode', None)
+    named = {key: value for key, value in bound.kwargs.items() if key != 'mode'}
+    values = [*bound.args, *named.values()]
+    if not values:
+        raise ValueError('loss() must be given the inputs')
+    return Batch(values[0], values[1] if len(values) > 1 else None)
 
 
 def stride(pixels: int, cells: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from mmengine.dist import is_distributed
 from torch import nn
 
-from .batch import Batch
+from .batch import batch_of
 from .dry_run import DryRun, dry_run
 from .fit import Tapped, tapped
 from .losses.base import DistillLoss
@@ -228,7 +227,7 @@ class Distiller(nn.Module):
         args: tuple,
         kwargs: dict,
     ) -> dict[str, Any]:
-        batch = _batch_of(run_student, args, kwargs)
+        batch = batch_of(run_student, args, kwargs)
         ours: set[str] = set()
         theirs: set[str] = set()
         for name in active:
@@ -324,17 +323,6 @@ spare(Distiller)
 def _paths(loss: DistillLoss) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a loss taps in the student and in the teacher."""
     return (loss.at, *loss.also_at), (loss.teacher_at, *loss.teacher_also_at)
-
-
-def _batch_of(function: Any, args: tuple, kwargs: dict) -> Batch:
-    # Keywords come in the order of the data set's dict, not of the signature.
-    bound = inspect.signature(function).bind(*args, **kwargs)
-    bound.arguments.pop('mode', None)
-    named = {key: value for key, value in bound.kwargs.items() if key != 'mode'}
-    values = [*bound.args, *named.values()]
-    if not values:
-        raise ValueError('loss() must be given the inputs')
-    return Batch(values[0], values[1] if len(values) > 1 else None)
 
 
 def _check_counts(student: Tap, teacher: Tap) -> None:

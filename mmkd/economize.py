@@ -120,9 +120,9 @@ class Economized:
                 unused -= set(module.modules())
         with pruning.without(reads), _spoilt(unused):
             part = look()
-        if all(
-            _equal(tap.tensors(reads[path]), part[path].tensors(reads[path]))
-            for path, tap in whole.items()
+        if all(  # taps of terms that are off are not read
+            _equal(whole[path].tensors(fields), part[path].tensors(fields))
+            for path, fields in reads.items()
         ):
             self.unused = unused
 

@@ -188,6 +188,15 @@ class HeadView(Tap):
             raise ValueError(f'{self.path!r} must run once but ran {self.count} times')
         return self.calls['forward'][0].output
 
+    def _check_computed(self, field: str) -> None:
+        """Raise ``RuntimeError`` if a field was left out."""
+        if self.computed is not None and field not in self.computed:
+            raise RuntimeError(
+                f'{field} of {self.path!r} were not computed: the losses that tap it '
+                f'say that they read {sorted(self.computed)}; add {field!r} to the '
+                "reads of the loss's class"
+            )
+
     @property
     def logits(self) -> list[Tensor]:
         """Class logits, one tensor of shape (N, A * C, H, W) per level."""

@@ -295,3 +295,12 @@ def test_channels_last_where_it_is_faster_on_a_cpu(dilation, expected):
         teacher.run(Batch(x), {'out': Tap}, reads={'out': None})
         last = model.out.weight.is_contiguous(memory_format=torch.channels_last)
         assert last == wanted
+
+
+def test_a_term_that_is_off_taps_what_nobody_reads(checkpoint):
+    losses = dict(
+        loss_ld=LOSSES['loss_ld'], loss_hint=dict(LOSSES['loss_hint'], loss_weight=0.0)
+    )
+    _, found, _ = losses_with(checkpoint, losses)
+    assert found['loss_ld'] > 0
+    assert found['loss_hint'] == 0

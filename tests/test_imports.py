@@ -13,7 +13,16 @@ PACKAGE = ROOT / 'mmkd'
 APPLICATIONS = {'benchmark', 'coverage', 'demo'}
 LEAVES = APPLICATIONS | {'det', 'gan', 'netaug', 'seg', 'text'}
 # What losses, taps and adapters may know of: never a teacher or a runner.
-FOUNDATION = {'adapters', 'batch', 'compat', 'losses', 'registry', 'rng', 'taps'}
+FOUNDATION = {
+    'adapters',
+    'batch',
+    'compat',
+    'losses',
+    'nested',
+    'registry',
+    'rng',
+    'taps',
+}
 # matplotlib and rich are requirements of mmengine.
 CORE_LIBRARIES = {'matplotlib', 'mmengine', 'numpy', 'rich', 'torch', 'torchvision'}
 HOST_OF_LEAF = {'det': {'mmdet', 'mmcv'}, 'seg': {'mmseg', 'mmcv'}}

@@ -83,14 +83,6 @@ class DenseHeadView(HeadView):
             return super().tensors()
         return [tensor for field in fields for tensor in getattr(self, field)]
 
-    def _check_computed(self, field: str) -> None:
-        if self.computed is not None and field not in self.computed:
-            raise RuntimeError(
-                f'{field} of {self.name} were not computed: the losses that tap it '
-                f'say that they read {sorted(self.computed)}; add {field!r} to the '
-                "reads of the loss's class"
-            )
-
     @property
     def logits(self) -> list[Tensor]:
         self._check_computed('logits')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -121,7 +122,7 @@ def test_a_folder_with_another_cache_is_left_alone(made):
 
 
 def test_two_images_of_one_name_are_refused(made, tmp_path):
-    cfg = made('gfl').cfg.copy()
+    cfg = copy.deepcopy(made('gfl').cfg)
     one = cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[one, one])
     with pytest.raises(ValueError, match='two images called'):
