@@ -100,10 +100,6 @@ class Economized:
         wanted = self._compiled_for or reads
         return self._pruning.without(wanted) if self._pruning else nullcontext()
 
-    def idle(self, reads: Reads) -> set[nn.Module]:
-        """Modules that are left out of such a pass."""
-        return set(self._pruning.idle(reads)) if self._pruning else set()
-
     def _prune(self, model: nn.Module, look: Callable, reads: Reads) -> None:
         pruning = Pruning(model, lambda: look(with_grad=True), reads)
         whole = look()

@@ -1,18 +1,16 @@
 """Economies of a teacher: what is exact is close, what is a choice is what it says."""
 
-import copy
 import pickle
 
 import pytest
 import torch
 from mmengine.registry import init_default_scope
-from tiny_models import detection_batch, tiny_gfl, tiny_two_stage
+from tiny_models import detection_batch, distilled_detector, tiny_gfl, tiny_two_stage
 from torch import nn
 
 from mmkd.batch import Batch
 from mmkd.economize import Economized
 from mmkd.economy import Economy, compile_below
-from mmkd.registry import MODELS
 from mmkd.taps import Tap
 from mmkd.teacher import Teacher, build_teacher
 
@@ -41,15 +39,9 @@ def checkpoint(tmp_path_factory):
 
 
 def losses_with(checkpoint, losses=LOSSES, **economy):
-    init_default_scope('mmdet')
     torch.manual_seed(1)
-    model = MODELS.build(
-        dict(
-            type='mmkd.DistillDetector',
-            student=tiny_gfl(8).model,
-            teacher=dict(config=tiny_gfl(), checkpoint=checkpoint, **economy),
-            losses=copy.deepcopy(losses),
-        )
+    model = distilled_detector(
+        tiny_gfl(8), tiny_gfl(), losses, checkpoint=checkpoint, **economy
     )
     data = model.data_preprocessor(detection_batch(), True)
     found = model(**data, mode='loss')
@@ -108,20 +100,7 @@ def test_half_precision_is_near_and_no_other_network_notices(
 
 
 def test_half_precision_of_regions_that_are_scored_later():
-    init_default_scope('mmdet')
-    model = MODELS.build(
-        dict(
-            type='mmkd.DistillDetector',
-            student=tiny_two_stage(8).model,
-            teacher=dict(
-                config=tiny_two_stage(),
-                checkpoint=None,
-                allow_random=True,
-                dtype='bf16',
-            ),
-            losses=SOFT,
-        )
-    )
+    model = distilled_detector(tiny_two_stage(8), tiny_two_stage(), SOFT, dtype='bf16')
     data = model.data_preprocessor(detection_batch(), True)
     loss = model(**data, mode='loss')['loss_soft']
     assert loss.dtype == torch.float32
@@ -177,13 +156,8 @@ def test_a_stream_of_its_own_gives_the_same_losses(checkpoint):
     found = []
     for stream in (False, True):
         torch.manual_seed(1)
-        model = MODELS.build(
-            dict(
-                type='mmkd.DistillDetector',
-                student=tiny_gfl(8).model,
-                teacher=dict(config=tiny_gfl(), checkpoint=checkpoint, stream=stream),
-                losses=copy.deepcopy(LOSSES),
-            )
+        model = distilled_detector(
+            tiny_gfl(8), tiny_gfl(), LOSSES, checkpoint=checkpoint, stream=stream
         ).cuda()
         data = model.data_preprocessor(detection_batch(), True)
         losses = model(**data, mode='loss')

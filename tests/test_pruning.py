@@ -7,14 +7,19 @@ import pytest
 import torch
 from mmdet.registry import MODELS as DET
 from mmengine.registry import init_default_scope
-from tiny_models import FASTER_RCNN, tiny_gfl, tiny_two_stage, zoo
+from tiny_models import (
+    detection_batch,
+    distilled_detector,
+    tiny_gfl,
+    tiny_two_stage,
+    zoo,
+)
 from torch import nn
 
 from mmkd.batch import Batch
 from mmkd.dry_run import synthetic_samples
 from mmkd.economy import Economy
 from mmkd.pruning import Pruning
-from mmkd.registry import MODELS
 from mmkd.taps import Tap, record
 from mmkd.teacher import Teacher
 
@@ -65,18 +70,8 @@ def calls_of(model, function):
     return result, {names[key] for key in real}
 
 
-def distilled(losses, teacher=None):
-    init_default_scope('mmdet')
-    model = MODELS.build(
-        dict(
-            type='mmkd.DistillDetector',
-            student=tiny_gfl(8).model,
-            teacher=dict(
-                config=teacher or tiny_gfl(), checkpoint=None, allow_random=True
-            ),
-            losses=losses,
-        )
-    )
+def distilled(losses):
+    model = distilled_detector(tiny_gfl(8), tiny_gfl(), losses)
     return model, model.distiller
 
 
@@ -157,20 +152,8 @@ def test_losses_are_those_of_an_unpruned_teacher():
     losses = {}
     for prune in (False, True):
         torch.manual_seed(0)
-        teacher = dict(
-            config=tiny_gfl(), checkpoint=None, allow_random=True, prune=prune
-        )
-        init_default_scope('mmdet')
-        model = MODELS.build(
-            dict(
-                type='mmkd.DistillDetector',
-                student=tiny_gfl(8).model,
-                teacher=teacher,
-                losses=dict(loss_ld=dict(FIELDS['loss_ld'], region='vlr')),
-            )
-        )
-        from tiny_models import detection_batch
-
+        terms = dict(loss_ld=dict(FIELDS['loss_ld'], region='vlr'))
+        model = distilled_detector(tiny_gfl(8), tiny_gfl(), terms, prune=prune)
         data = model.data_preprocessor(detection_batch(), True)
         losses[prune] = model(**data, mode='loss')['loss_ld']
     assert losses[True] > 0
@@ -197,21 +180,12 @@ def test_regions_need_the_box_head_later():
         loss_soft=dict(type='mmkd.WeightedSoftCrossEntropyLoss'),
         loss_hint=FIELDS['loss_hint'],
     )
-    init_default_scope('mmdet')
-    model = MODELS.build(
-        dict(
-            type='mmkd.DistillDetector',
-            student=tiny_two_stage(8).model,
-            teacher=dict(config=tiny_two_stage(), checkpoint=None, allow_random=True),
-            losses=losses,
-        )
-    )
+    model = distilled_detector(tiny_two_stage(8), tiny_two_stage(), losses)
     model.double()
     network = model.distiller.teacher.model
     assert network.roi_head.bbox_head.fc_cls.weight.dtype == torch.float64
     assert network.neck.lateral_convs[0].conv.weight.dtype == torch.float64
     assert network.rpn_head.rpn_conv.weight.dtype == torch.float32
-    assert FASTER_RCNN.startswith('mmdet::')
 
 
 class Hidden(nn.Module):

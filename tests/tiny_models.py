@@ -47,6 +47,18 @@ def tiny_gfl(width: int = 16, **model) -> Config:
     return cfg
 
 
+def narrow_r18() -> dict:
+    """Settings of a stock ResNet: narrow, of 18 layers, with GroupNorm."""
+    return dict(
+        depth=18,
+        base_channels=8,
+        frozen_stages=-1,
+        norm_cfg=dict(type='GN', num_groups=4, requires_grad=True),
+        norm_eval=False,
+        init_cfg=None,
+    )
+
+
 FASTER_RCNN = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 
@@ -63,14 +75,7 @@ def tiny_two_stage(
     """
     cfg = copy.deepcopy(zoo(name))
     model = cfg.model
-    model.backbone.update(
-        depth=18,
-        base_channels=8,
-        frozen_stages=-1,
-        norm_cfg=dict(type='GN', num_groups=4, requires_grad=True),
-        norm_eval=False,
-        init_cfg=None,
-    )
+    model.backbone.update(narrow_r18())
     model.neck.update(in_channels=[8, 16, 32, 64], out_channels=width)
     model.rpn_head.update(in_channels=width, feat_channels=width)
     for part in ('bbox_roi_extractor', 'mask_roi_extractor'):
@@ -132,6 +137,30 @@ def build(cfg, scope: str, seed: int = 0) -> torch.nn.Module:
         model = MODELS.build(copy.deepcopy(cfg))
     model.init_weights()
     return model
+
+
+def distilled_detector(student, teacher, losses, **options) -> torch.nn.Module:
+    """A detector with a teacher of random weights, or those of ``checkpoint``.
+
+    Args:
+        student: Its config.
+        teacher: Its config.
+        losses: Log name -> config of a loss.
+        options: Further entries of the teacher.
+    """
+    from mmkd.registry import MODELS
+
+    entry = dict(config=teacher, checkpoint=None) | options
+    entry['allow_random'] = entry['checkpoint'] is None
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return MODELS.build(
+            dict(
+                type='mmkd.DistillDetector',
+                student=copy.deepcopy(student.model),
+                teacher=entry,
+                losses=copy.deepcopy(losses),
+            )
+        )
 
 
 def detection_batch(shapes=((96, 128), (128, 96)), seed: int = 0) -> dict:

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope, init_default_scope
-from tiny_models import tiny_gfl, tiny_pspnet, zoo
+from tiny_models import narrow_r18, tiny_gfl, tiny_pspnet, zoo
 
 from mmkd.config import add_default_hooks, distill_config
 
@@ -158,14 +158,7 @@ def _dense(kind: str, width: int) -> Config:
         retina=('retinanet/retinanet_r50_fpn_1x_coco.py', 'Retina'),
     )[kind]
     cfg = copy.deepcopy(zoo(f'mmdet::{name}'))
-    cfg.model.backbone.update(
-        depth=18,
-        base_channels=8,
-        frozen_stages=-1,
-        norm_cfg=dict(type='GN', num_groups=4, requires_grad=True),
-        norm_eval=False,
-        init_cfg=None,
-    )
+    cfg.model.backbone.update(narrow_r18())
     cfg.model.neck.update(in_channels=[8, 16, 32, 64], out_channels=width)
     cfg.model.bbox_head.update(
         type=f'mmkd.Distributional{head}Head',
