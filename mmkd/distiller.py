@@ -128,8 +128,7 @@ class Distiller(nn.Module):
                 _prepare_loss(name, loss, ours, theirs)
         self._teacher_calls = {path: tap.count for path, tap in theirs.taps.items()}
         if not theirs.failure and not problems.found:
-            reads = self._reads(live)
-            self.teacher.economize(self._taps['teacher'], reads, theirs.size)
+            self.teacher.economize(theirs, self._reads(live))
 
     def _reads(self, names: Iterable[str]) -> dict[str, frozenset[str] | None]:
         """Path in the teacher -> fields that some terms read, ``None`` for all."""

@@ -28,20 +28,22 @@ class DryRun:
         failure: Why the forward pass broke off before all of them ran.
         idle: Paths that did not run though it came to its end.
         size: Side of the images in pixels.
+        again: Does the pass that found it once more, on other images. Takes
+            ``with_grad``, whether what is recorded leads back to the inputs, and
+            ``memory_format`` of the inputs.
     """
 
     taps: dict[str, Tap] = field(default_factory=dict)
     failure: str | None = None
     idle: list[str] = field(default_factory=list)
     size: int = 0
+    again: Callable[..., DryRun] | None = None
 
 
 def dry_run(
     model: nn.Module,
     tap_types: Mapping[str, type[Tap]],
     at_least: int = 0,
-    with_grad: bool = False,
-    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> DryRun:
     """Run a model on two small synthetic images in eval mode.
 
@@ -52,8 +54,6 @@ def dry_run(
         model: A model with mmengine's interface (``mode='tensor'``).
         tap_types: Path -> how to tap it.
         at_least: Side of the smallest pictures that are tried, in pixels.
-        with_grad: Whether what is recorded leads back to the inputs.
-        memory_format: Of the inputs.
 
     Returns:
         What the taps recorded. A model whose head cannot run on synthetic
@@ -75,7 +75,7 @@ def dry_run(
     """
     seen = DryRun()
     for size in (size for size in SIZES if size >= at_least):
-        seen = _attempt(model, tap_types, size, with_grad, memory_format)
+        seen = _attempt(model, tap_types, size)
         seen.size = size
         if seen.failure is None:
             break
@@ -86,32 +86,29 @@ def _attempt(
     model: nn.Module,
     tap_types: Mapping[str, type[Tap]],
     size: int,
-    with_grad: bool,
-    memory_format: torch.memory_format,
 ) -> DryRun:
-    parameter = next(model.parameters(), torch.zeros(()))
-    channels = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
-    inputs = torch.randn(
-        2,
-        3 if channels is None else max(channels.numel(), 1),
-        size,
-        size,
-    ).to(parameter)  # drawn on the CPU, whose random state is preserved
-    inputs = inputs.contiguous(memory_format=memory_format)
-    samples = synthetic_samples((size, size))
     seen = DryRun()
+    detector: Any = model
+    run = functools.partial(_run, model, tap_types, size)
     # Most taps sit in the trunk. Running it alone first spares the second stage of
     # a Mask R-CNN a thousand proposals per image.
-    detector: Any = model
     if hasattr(detector, 'extract_feat'):
         # Looked up when it is called: it may be tapped itself.
-        trunk = functools.partial(_run, model, tap_types, inputs, with_grad)
-        seen = trunk(lambda x: detector.extract_feat(x))
+        trunk = functools.partial(run, lambda x: detector.extract_feat(x))
+        seen = trunk()
         if seen.failure is None:
+            seen.again = trunk
             return seen
     stop = _once_every_head_ran(tap_types, seen)
-    whole = functools.partial(_run, model, tap_types, inputs, with_grad)
-    return whole(lambda x: model(x, samples, mode='tensor'), stop)
+
+    def whole(x: torch.Tensor) -> Any:
+        # New ones: two-stage detectors leave proposals in them.
+        return model(x, synthetic_samples((size, size)), mode='tensor')
+
+    seen = run(whole, stop)
+    counts = {path: tap.count for path, tap in seen.taps.items()}
+    seen.again = functools.partial(run, whole, counts)
+    return seen
 
 
 def _once_every_head_ran(
@@ -129,11 +126,13 @@ def _once_every_head_ran(
 def _run(
     model: nn.Module,
     tap_types: Mapping[str, type[Tap]],
-    inputs: torch.Tensor,
-    with_grad: bool,
+    size: int,
     forward: Callable[[torch.Tensor], Any],
     stop_after: Mapping[str, int] | None = None,
+    with_grad: bool = False,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> DryRun:
+    inputs = _pictures(model, size).contiguous(memory_format=memory_format)
     # A frozen network, the teacher, never checkpoints whatever its config says.
     checkpointed = any(p.requires_grad for p in model.parameters()) and any(
         getattr(module, 'with_cp', False) for module in model.modules()
@@ -158,6 +157,14 @@ def _run(
     idle = [path for path in tap_types if path not in ran]
     names = ', '.join(map(repr, idle))
     return DryRun(ran, f'{names} did not run in the forward pass', idle)
+
+
+def _pictures(model: nn.Module, size: int) -> torch.Tensor:
+    parameter = next(model.parameters(), torch.zeros(()))
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    channels = 3 if mean is None else max(mean.numel(), 1)
+    # Drawn on the CPU, whose random state is preserved.
+    return torch.randn(2, channels, size, size).to(parameter)
 
 
 def synthetic_samples(size: tuple[int, int], count: int = 2) -> list[BaseDataElement]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .dry_run import dry_run
+from .dry_run import DryRun
 from .economy import Economy, compile_below
 from .folding import Folding
 from .pruning import Pruning, Reads, pairs_of
@@ -33,9 +33,8 @@ class Economized:
     Args:
         model: The network; changed in place where the economy says so.
         economy: What is wanted.
-        tap_types: Path -> how it will be tapped.
+        seen: Its dry run.
         reads: Path -> fields that may be read.
-        size: Side of a picture in pixels at which the network runs.
 
     Attributes:
         folded: Number of norms that were folded.
@@ -43,24 +42,23 @@ class Economized:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        economy: Economy,
-        tap_types: Mapping[str, type[Tap]],
-        reads: Reads,
-        size: int,
+        self, model: nn.Module, economy: Economy, seen: DryRun, reads: Reads
     ) -> None:
         self.folded = 0
         self.unused: set[nn.Module] = set()
         self._pruning: Pruning | None = None
-        look = functools.partial(_look, model, tap_types, size)
+        look = functools.partial(_look, seen)
+        whole: dict[str, Tap] | None = None
         if economy.fold_norms:
-            self.folded = _fold(model, look)
+            self.folded, whole = _fold(model, look)
+        whole = whole or look()
         if economy.prune:
             with suppress(RuntimeError):  # parts of it run without gradients
-                self._prune(model, look, reads)
+                self._prune(model, look, reads, whole)
         self._channels_last = economy.channels_last
-        if economy.channels_last is not False and not _runs_channels_last(model, look):
+        if economy.channels_last is not False and not _runs_channels_last(
+            model, look, whole
+        ):
             self._channels_last = False
         self._is_dilated = any(
             isinstance(m, nn.Conv2d) and max(m.dilation) > 1 for m in model.modules()
@@ -68,7 +66,8 @@ class Economized:
         self._is_half = economy.dtype is not None
         economy.cast(model)
         # Later, where it runs: a compiled network cannot be pickled.
-        self._to_compile = dict(tap_types) if economy.compile else {}
+        types = {path: type(tap) for path, tap in seen.taps.items()}
+        self._to_compile = types if economy.compile else {}
         self._compiled_for = dict(reads) if economy.compile else {}
 
     def compile(self, model: nn.Module) -> None:
@@ -100,11 +99,14 @@ class Economized:
         wanted = self._compiled_for or reads
         return self._pruning.without(wanted) if self._pruning else nullcontext()
 
-    def _prune(self, model: nn.Module, look: Callable, reads: Reads) -> None:
+    def _prune(
+        self, model: nn.Module, look: Callable, reads: Reads, whole: dict[str, Tap]
+    ) -> None:
         pruning = Pruning(model, lambda: look(with_grad=True), reads)
-        whole = look()
         for path, field in pairs_of(reads):
             fields = None if field is None else frozenset({field})
+            if not pruning.idle({path: fields}):
+                continue
             with pruning.without({path: fields}):
                 part = look()[path]
             if not _equal(whole[path].tensors(fields), part.tensors(fields)):
@@ -123,23 +125,31 @@ class Economized:
             self.unused = unused
 
 
-def _fold(model: nn.Module, look: Callable[[], dict[str, Tap]]) -> int:
-    before = look()
-    tapped = {module for tap in before.values() for module, _ in tap.watched}
+def _fold(model: nn.Module, look: Callable) -> tuple[int, dict[str, Tap] | None]:
+    """Number of norms that were folded, and what the taps yield now, if seen."""
+
+    def tapped(taps: dict[str, Tap]) -> set[nn.Module]:
+        return {module for tap in taps.values() for module, _ in tap.watched}
+
     folding = Folding(model, look, tapped)
-    if folding.pairs and not _close(before, look()):
-        folding.undo()
-        print_log(
-            'mmkd: BatchNorm of the teacher stays as it is: folded, it would change '
-            'what the taps yield',
-            logger='current',
-        )
-    return len(folding.pairs)
+    if not folding.pairs:
+        return 0, folding.before
+    after = look()
+    if _close(folding.before, after):
+        return len(folding.pairs), after
+    folding.undo()
+    print_log(
+        'mmkd: BatchNorm of the teacher stays as it is: folded, it would change '
+        'what the taps yield',
+        logger='current',
+    )
+    return 0, folding.before
 
 
-def _runs_channels_last(model: nn.Module, look: Callable[..., dict[str, Tap]]) -> bool:
+def _runs_channels_last(
+    model: nn.Module, look: Callable, before: dict[str, Tap]
+) -> bool:
     """Whether all of it takes that format: some operators insist on the other one."""
-    before = look()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
         return _close(before, look(memory_format=torch.channels_last))
@@ -176,17 +186,12 @@ def _close(before: dict[str, Tap], after: dict[str, Tap]) -> bool:
     return True
 
 
-def _look(
-    model: nn.Module,
-    tap_types: Mapping[str, type[Tap]],
-    size: int,
-    with_grad: bool = False,
-    memory_format: torch.memory_format = torch.contiguous_format,
-) -> dict[str, Tap]:
+def _look(seen: DryRun, **options: Any) -> dict[str, Tap]:
     """What the taps yield for pictures that are always the same."""
+    assert seen.again is not None
     with preserved_rng():
         torch.manual_seed(0)
-        seen = dry_run(model, tap_types, size, with_grad, memory_format)
-    if seen.failure:
-        raise RuntimeError(seen.failure)
-    return seen.taps
+        now = seen.again(**options)
+    if now.failure:
+        raise RuntimeError(now.failure)
+    return now.taps

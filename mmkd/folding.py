@@ -42,10 +42,11 @@ class Folding:
     Args:
         model: The network in evaluation mode; changed in place.
         forward: Runs it once.
-        kept: Modules that stay as they are.
+        kept: Tells of what it returned which modules stay as they are.
 
     Attributes:
         pairs: What was folded.
+        before: What ``forward`` returned ahead of that.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2))
@@ -60,10 +61,11 @@ class Folding:
         self,
         model: nn.Module,
         forward: Callable[[], Any],
-        kept: Collection[nn.Module] = (),
+        kept: Callable[[Any], Collection[nn.Module]] = lambda returned: (),
     ) -> None:
-        found = _pairs(model, forward)
-        self.pairs = [pair for pair in found if pair.conv not in kept]
+        found, self.before = _pairs(model, forward)
+        left = kept(self.before)
+        self.pairs = [pair for pair in found if pair.conv not in left]
         for pair in self.pairs:
             _fold(pair)
 
@@ -76,7 +78,7 @@ class Folding:
         self.pairs = []
 
 
-def _pairs(model: nn.Module, forward: Callable[[], Any]) -> list[Pair]:
+def _pairs(model: nn.Module, forward: Callable[[], Any]) -> tuple[list[Pair], Any]:
     # The tensor keeps its id taken; its version tells what changed it in place.
     made: dict[int, tuple[nn.Module, Tensor, int]] = {}
     readers: dict[nn.Module, set[nn.Module | None]] = {}
@@ -104,19 +106,20 @@ def _pairs(model: nn.Module, forward: Callable[[], Any]) -> list[Pair]:
 
     parts = [m for m in model.modules() if _is_plain_conv(m) or _is_fixed_norm(m)]
     with torch.no_grad(), patched({part: watched(part) for part in parts}):
-        forward()
+        returned = forward()
     owners: dict[nn.Module, list] = {}
     for parent in model.modules():
         for name, child in parent._modules.items():
             if child is not None:
                 owners.setdefault(child, []).append((parent, name))
-    return [
+    pairs = [
         Pair(conv, norm, owners[norm], (conv.weight, conv.bias))  # type: ignore[arg-type]
         for conv, norms in readers.items()
         if len(norms) == 1
         for norm in norms
         if norm is not None and sources[norm] == {conv}
     ]
+    return pairs, returned
 
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -71,7 +71,7 @@ class Pruning:
         return {m for m in unused if any(True for _ in m.parameters())}
 
     def _watch(self, model: nn.Module, forward: Any, reads: Reads) -> None:
-        arrived: set[nn.Module] = set()
+        makers: dict[Any, set[nn.Module]] = {}
         shapes: dict[nn.Module, bool] = {}
         silent: set[nn.Module] = set()
 
@@ -84,7 +84,8 @@ class Pruning:
                 if not (isinstance(output, Tensor) and output.requires_grad):
                     silent.add(module)
                     return output
-                output.register_hook(lambda _: arrived.add(module))
+                # Now: what follows may change the tensor in place.
+                makers.setdefault(output.grad_fn, set()).add(module)
                 expected = _shape(module, args, kwargs)
                 alike = expected is not None and expected == output.shape
                 shapes[module] = shapes.get(module, True) and alike
@@ -95,17 +96,27 @@ class Pruning:
         leaves = [m for m in model.modules() if not m._modules]
         with torch.enable_grad(), patched({leaf: watched(leaf) for leaf in leaves}):
             taps = forward()
-            for path, field in pairs_of(reads):
-                arrived.clear()
-                values = taps[path].tensors(None if field is None else (field,))
-                values = [v for v in values if v.requires_grad]
-                if values:
-                    total = sum(v.float().sum() for v in values)
-                    total.backward(retain_graph=True)  # type: ignore[union-attr]
-                self._reached[path, field] = set(arrived)
+        for path, field in pairs_of(reads):
+            values = taps[path].tensors(None if field is None else (field,))
+            nodes = _behind([v.grad_fn for v in values if v.requires_grad])
+            found: set[nn.Module] = set()
+            self._reached[path, field] = found.union(
+                *(makers[node] for node in nodes & makers.keys())
+            )
         for module, alike in shapes.items():
             if alike and module not in silent:
                 self._stand_ins[module] = functools.partial(_zeros, module)
+
+
+def _behind(nodes: list[Any]) -> set[Any]:
+    """All nodes of the graph that a backward pass from some of them would visit."""
+    found: set[Any] = set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            nodes += [following for following, _ in node.next_functions]
+    return found
 
 
 def pairs_of(reads: Reads) -> Iterable[tuple[str, str | None]]:

@@ -42,6 +42,7 @@ class Teacher:
     Attributes:
         model: The frozen network.
         digest: First 8 hex digits of the SHA-256 of its weights.
+        num_parameters: Number of its weights; folding takes some away.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Teacher:
         if self.device is not None:
             self.model.to(self.device)
         self.digest = _digest(self.model)
+        self.num_parameters = sum(p.numel() for p in self.model.parameters())
         self._renormalize: Renormalizer | None = None
         # A network that was given may be used elsewhere, too.
         self.economy = economy or Economy(fold_norms=False, channels_last=False)
@@ -94,17 +96,14 @@ class Teacher:
             parameter = next(self.model.parameters(), torch.zeros(()))
             self.model.to(function(parameter.new_zeros(1)).dtype)
 
-    def economize(
-        self, tap_types: Mapping[str, type[Tap]], reads: Reads, size: int
-    ) -> None:
+    def economize(self, seen: DryRun, reads: Reads) -> None:
         """Make the passes cheaper, now that it is known what is read of them.
 
         Args:
-            tap_types: Path -> how it will be tapped.
+            seen: Its dry run.
             reads: Path -> fields that may be read.
-            size: Side of a picture in pixels at which the network runs.
         """
-        done = Economized(self.model, self.economy, tap_types, reads, size)
+        done = Economized(self.model, self.economy, seen, reads)
         self._economized, self._unused = done, done.unused
 
     def use_all(self) -> None:

@@ -9,6 +9,7 @@ from tiny_models import detection_batch, distilled_detector, tiny_gfl, tiny_two_
 from torch import nn
 
 from mmkd.batch import Batch
+from mmkd.dry_run import dry_run
 from mmkd.economize import Economized
 from mmkd.economy import Economy, compile_below
 from mmkd.taps import Tap
@@ -123,7 +124,7 @@ def test_a_teacher_that_will_be_compiled_travels_by_pickle(checkpoint):
     teacher = build_teacher(
         dict(config=tiny_gfl(), checkpoint=checkpoint, compile=True)
     )
-    teacher.economize({'neck': Tap}, {'neck': None}, 128)
+    teacher.economize(teacher.dry_run({'neck': Tap}), {'neck': None})
     other = pickle.loads(pickle.dumps(teacher))
     assert other.economy.compile
     assert other._economized.folded == teacher._economized.folded == 20
@@ -198,7 +199,7 @@ def test_folding_that_would_change_the_taps_is_undone():
     torch.manual_seed(0)
     model = Outlier().eval().requires_grad_(False)
     nn.init.uniform_(model.norm.running_var, 0.5, 2)
-    done = Economized(model, Economy(), {'out': Tap}, {'out': None}, 128)
+    done = Economized(model, Economy(), dry_run(model, {'out': Tap}), {'out': None})
     assert done.folded == 0
     assert isinstance(model.norm, nn.BatchNorm2d)
     assert model.conv.bias is None
@@ -219,7 +220,7 @@ class Picky(nn.Module):
 
 def test_a_network_that_wants_the_usual_memory_format_gets_it():
     teacher = Teacher(Picky(), economy=Economy(channels_last=True))
-    teacher.economize({'out': Tap}, {'out': None}, 128)
+    teacher.economize(teacher.dry_run({'out': Tap}), {'out': None})
     x = torch.randn(2, 3, 8, 8)
     tap = teacher.run(Batch(x), {'out': Tap}, reads={'out': None})['out']
     assert torch.equal(tap.value, teacher.model(x))
@@ -240,7 +241,7 @@ class Query(nn.Module):
 
 def test_a_weight_that_is_used_without_a_call_is_used():
     teacher = Teacher(Query(), economy=Economy())
-    teacher.economize({'out': Tap}, {'out': None}, 128)
+    teacher.economize(teacher.dry_run({'out': Tap}), {'out': None})
     assert teacher.model.query not in teacher._unused
     teacher.apply(lambda t: t.double())
     assert teacher.model.query.weight.dtype == torch.float64
@@ -249,7 +250,7 @@ def test_a_weight_that_is_used_without_a_call_is_used():
 def test_an_own_device_does_not_cast_what_half_precision_left(checkpoint):
     option = dict(config=tiny_gfl(), checkpoint=checkpoint, dtype='bf16', device='cpu')
     teacher = build_teacher(option)
-    teacher.economize({'neck': Tap}, {'neck': None}, 128)
+    teacher.economize(teacher.dry_run({'neck': Tap}), {'neck': None})
     teacher.apply(lambda t: t.double())
     assert teacher.model.backbone.conv1.weight.dtype == torch.bfloat16
     assert teacher.model.bbox_head.reg_convs[0].gn.weight.dtype == torch.float32
@@ -264,7 +265,7 @@ def test_channels_last_where_it_is_faster_on_a_cpu(dilation, expected):
             inputs
         )
         teacher = Teacher(model, economy=Economy(channels_last=choice))
-        teacher.economize({'out': Tap}, {'out': None}, 128)
+        teacher.economize(teacher.dry_run({'out': Tap}), {'out': None})
         x = torch.randn(1, 3, 8, 8)
         teacher.run(Batch(x), {'out': Tap}, reads={'out': None})
         last = model.out.weight.is_contiguous(memory_format=torch.channels_last)

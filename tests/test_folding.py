@@ -185,7 +185,7 @@ def test_a_convolution_that_is_looked_at_stays():
     model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))
     with_statistics(model)
     x = torch.randn(1, 2, 2, 2)
-    assert Folding(model, lambda: model(x), {model[0]}).pairs == []
+    assert Folding(model, lambda: model(x), lambda _: {model[0]}).pairs == []
 
 
 def test_what_was_changed_in_place_before_the_norm_stays():

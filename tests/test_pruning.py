@@ -124,7 +124,7 @@ def test_heads_with_two_towers(name, field, other):
     model = tiny(name)
     plain, teacher = Teacher(copy.deepcopy(model)), Teacher(model)
     types, reads = dict(bbox_head=DenseHeadView), dict(bbox_head=frozenset({field}))
-    teacher.economize(types, reads, 128)
+    teacher.economize(teacher.dry_run(types), reads)
     batch = Batch(torch.randn(2, 3, 64, 96), synthetic_samples((64, 96)))
     whole = plain.run(batch, types)['bbox_head']
     taps, ran = calls_of(model, lambda: teacher.run(batch, types, reads=reads))
@@ -203,7 +203,7 @@ class Hidden(nn.Module):
 
 def test_a_part_that_runs_without_gradients_is_kept():
     teacher = Teacher(Hidden(), economy=Economy(fold_norms=False))
-    teacher.economize({'second': Tap}, {'second': None}, 128)
+    teacher.economize(teacher.dry_run({'second': Tap}), {'second': None})
     x = torch.randn(1, 3, 4, 4)
     value = teacher.run(Batch(x), {'second': Tap}, reads={'second': None})
     assert torch.allclose(value['second'].value, teacher.model(x), atol=1e-6)
@@ -226,7 +226,9 @@ class Fork(nn.Module):
 
 def test_a_branch_that_cannot_be_left_out_is_computed():
     teacher = Teacher(Fork(), economy=Economy(fold_norms=False))
-    teacher.economize({'left': Tap, 'right': Tap}, {'left': None, 'right': None}, 128)
+    teacher.economize(
+        teacher.dry_run({'left': Tap, 'right': Tap}), {'left': None, 'right': None}
+    )
     x = torch.randn(1, 3, 8, 8)
     taps = teacher.run(Batch(x), {'left': Tap}, {'left': 1}, {'left': None})
     assert torch.allclose(taps['left'].value, teacher.model(x)[0], atol=1e-6)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmengine.config import Config
@@ -160,7 +161,10 @@ class _Sections:
                 networks['teacher'] = (
                     Network('none', 0, 0, None, repr(its))
                     if isinstance(its, CachedTeacher)
-                    else describe(its.model, source, size, self.findings)
+                    else replace(
+                        describe(its.model, source, size, self.findings),
+                        parameters=its.num_parameters,
+                    )
                 )
             if self.run.distiller is not None:
                 networks['adapters'] = describe_adapters(self.run.distiller)
