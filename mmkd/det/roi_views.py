@@ -16,6 +16,10 @@ from ..nested import move
 from ..taps import Call, HeadView, Tap, resolve
 from .box_units import BoxUnits, units_of
 
+#: How many RoIs the teacher scores at a time: their features are what takes memory
+#: while the student's activations are held, 50 KB each.
+ROIS_AT_ONCE = 256
+
 
 @dataclass
 class RoIStage:
@@ -227,10 +231,16 @@ class RoIHeadView(HeadView):
         for index, (head, stage) in enumerate(zip(self.heads, student.stages)):  # type: ignore[attr-defined]
             rois = stage.rois.to(features[0].device)
             which = (self.first + index,) if of_stage else ()
-            found = self.roi_head._bbox_forward(*which, features, rois, **branches)
-            predictions = move(
-                (found['cls_score'], found['bbox_pred']), stage.rois.device
+            scores, boxes = [], []
+            for part in rois.split(ROIS_AT_ONCE):
+                found = self.roi_head._bbox_forward(*which, features, part, **branches)
+                scores.append(found['cls_score'])
+                boxes.append(found['bbox_pred'])
+            predictions = (
+                torch.cat(scores),
+                torch.cat(boxes) if boxes[0] is not None else None,
             )
+            predictions = move(predictions, stage.rois.device)
             scored.append(RoIStage(head, predictions=predictions))
         self._scored, self._follows = scored, student
 

@@ -28,7 +28,7 @@ from tiny_models import build, losses_of, tiny_two_stage, total, with_masks, zoo
 
 from mmkd.batch import Batch
 from mmkd.config import method_losses
-from mmkd.det import DistillDetector
+from mmkd.det import DistillDetector, roi_views
 from mmkd.det.roi_views import RoIHeadView
 from mmkd.det.views import DenseHeadView
 from mmkd.hooks import DistillerStateHook
@@ -270,14 +270,24 @@ def test_the_teacher_scores_the_rois_that_the_student_sampled(name, monkeypatch)
         return stock(*args)
 
     monkeypatch.setattr(roi_head, '_bbox_forward', watched)
+    torch.manual_seed(0)
     with record(model, {RCN: RoIHeadView}) as ours:
-        losses_of(model, batch())
+        whole = losses_of(model, batch())
     sampled = [call.args[2] for call in ours[RCN].calls['loss']]
     # One call of a stage for all images and both terms.
     assert len(seen) == len(sampled) == (3 if name == CASCADE else 1)
     for rois, expected in zip(seen, sampled):
         assert torch.equal(rois, expected)
         assert set(rois[:, 0].tolist()) == {0, 1}
+    # And a part of them at a time, which is nothing but smaller.
+    monkeypatch.setattr(roi_views, 'ROIS_AT_ONCE', 10)
+    seen.clear()
+    torch.manual_seed(0)
+    in_parts = losses_of(model, batch())
+    assert max(map(len, seen)) == 10
+    assert torch.equal(torch.cat(seen), torch.cat(sampled))
+    for term in model.distiller.losses:
+        torch.testing.assert_close(in_parts[term], whole[term], rtol=1e-5, atol=0)
 
 
 DETECTORS = dict(
