@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import broadcast, get_rank
 
 
 def get_rng_state() -> dict[str, Any]:
@@ -59,3 +60,33 @@ def preserved_rng() -> Iterator[None]:
         yield
     finally:
         set_rng_state(state)
+
+
+def agreed_seed(device: torch.device) -> int:
+    """One seed for all ranks, which may have been seeded differently.
+
+    Args:
+        device: Where ranks talk to each other.
+    """
+    seed = torch.tensor(torch.initial_seed() % 2**62, device=device)
+    broadcast(seed)
+    return int(seed)
+
+
+def image_generators(seed: int, step: int, images: int) -> list[np.random.Generator]:
+    """A generator for every image of this process, which no other draw disturbs.
+
+    What they give follows from seed, step and the image's index in the batches of all
+    ranks: two processes draw what one does for the joined batch.
+
+    Args:
+        seed: That of the run, the same on all ranks.
+        step: Number of the step.
+        images: Number of images in this process.
+
+    Example:
+        >>> [g.integers(100).item() for g in image_generators(0, 3, 2)]
+        [50, 91]
+    """
+    first = get_rank() * images
+    return [np.random.default_rng([seed, step, first + i]) for i in range(images)]

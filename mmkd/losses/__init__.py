@@ -11,14 +11,19 @@ from .classification_distillation import (
     ClassificationDistillationLoss,
     classification_distillation_loss,
 )
+from .dist import DISTLoss, dist_loss
+from .dkd import DKDLoss, dkd_loss
 from .feature_imitation import FeatureImitationLoss, feature_imitation_loss
+from .fgd import FGDLoss, fgd_loss
 from .holistic import HolisticLoss, gradient_penalty
 from .localization_distillation import (
     LocalizationDistillationLoss,
     localization_distillation_loss,
 )
+from .mgd import MGDLoss, mgd_loss
 from .pair_wise import PairWiseLoss, pair_wise_loss
 from .pixel_wise import PixelWiseLoss, pixel_wise_loss
+from .pkd import PKDLoss, pkd_loss
 from .soft_target import SoftTargetLoss, soft_target_loss
 from .valuable_localization_region import valuable_localization_region
 from .weighted_soft_cross_entropy import (
@@ -32,10 +37,15 @@ __all__ = [
     'BoxImitationLoss',
     'ChannelWiseDivergenceLoss',
     'ClassificationDistillationLoss',
+    'DISTLoss',
+    'DKDLoss',
     'DistillLoss',
+    'FGDLoss',
     'FeatureImitationLoss',
     'HolisticLoss',
     'LocalizationDistillationLoss',
+    'MGDLoss',
+    'PKDLoss',
     'PairWiseLoss',
     'PixelWiseLoss',
     'SoftTargetLoss',
@@ -43,11 +53,16 @@ __all__ = [
     'bounded_regression_loss',
     'channel_wise_divergence',
     'classification_distillation_loss',
+    'dist_loss',
+    'dkd_loss',
     'feature_imitation_loss',
+    'fgd_loss',
     'gradient_penalty',
     'localization_distillation_loss',
+    'mgd_loss',
     'pair_wise_loss',
     'pixel_wise_loss',
+    'pkd_loss',
     'soft_target_loss',
     'valuable_localization_region',
     'weighted_soft_binary_cross_entropy',

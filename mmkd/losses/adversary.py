@@ -8,16 +8,15 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.dist import all_reduce_params, broadcast, get_rank
+from mmengine.dist import all_reduce_params, broadcast
 from mmengine.logging import MessageHub, print_log
 from mmengine.registry import OPTIMIZERS
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..registry import MODELS
-from ..rng import preserved_rng
+from ..rng import agreed_seed, image_generators, preserved_rng
 from .precision import HALF
 
 POWER = 0.9  # of the decay, the authors'
@@ -128,23 +127,14 @@ class Adversary:
         """Agree once on where to start; ranks may have been seeded differently."""
         if self.seed is not None:
             return
-        device = next(self.critic.parameters()).device
-        seed = torch.tensor(torch.initial_seed() % 2**62, device=device)
-        broadcast(seed)
-        self.seed = int(seed)
+        self.seed = agreed_seed(next(self.critic.parameters()).device)
         for tensor in (*self.critic.parameters(), *self.critic.buffers()):
             broadcast(tensor.data)
 
     def _mix(self, images: int) -> Tensor:
-        """Uniform numbers that follow from seed, step and global index alone."""
-        first = get_rank() * images
-        return torch.tensor(
-            [
-                np.random.default_rng([self.seed or 0, self.steps, i]).random()
-                for i in range(first, first + images)
-            ],
-            dtype=torch.float64,
-        )
+        """Uniform numbers, (N,)."""
+        generators = image_generators(self.seed or 0, self.steps, images)
+        return torch.tensor([g.random() for g in generators], dtype=torch.float64)
 
     def state(self) -> dict[str, Any]:
         """All that has to be kept to go on as if nothing had happened."""

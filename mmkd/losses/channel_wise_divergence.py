@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..adapters import build_adapter
 from ..batch import Batch
 from ..registry import MODELS
-from .base import DistillLoss, paired_levels
-from .feature_imitation import adapter_between, check_sizes
+from .paired_maps import PairedMapsLoss
 from .precision import check_mask, check_same_shape, check_temperature, full_precision
 
 
@@ -75,7 +73,7 @@ def channel_wise_divergence(
 
 
 @MODELS.register_module()
-class ChannelWiseDivergenceLoss(DistillLoss):
+class ChannelWiseDivergenceLoss(PairedMapsLoss):
     """:func:`channel_wise_divergence`, levels averaged, padded areas masked out.
 
     Where the widths of student and teacher differ, a trained 1x1 convolution
@@ -90,6 +88,8 @@ class ChannelWiseDivergenceLoss(DistillLoss):
         teacher_at: Tapped sub-module of the teacher; ``at`` if not given.
         adapter: ``dict(in_channels=..., out_channels=...)``, needed where widths
             differ and no dry run can find them.
+        levels: Which levels are compared: ``None`` for all in order, ``'stride'`` for
+            those of equal size, or pairs of the student's and the teacher's level.
 
     Raises:
         ValueError: When the model is built: levels or sizes that do not match.
@@ -101,8 +101,6 @@ class ChannelWiseDivergenceLoss(DistillLoss):
         tensor(0.3328)
     """
 
-    reads = ('logits',)
-
     def __init__(
         self,
         at: str,
@@ -110,40 +108,14 @@ class ChannelWiseDivergenceLoss(DistillLoss):
         loss_weight: float = 1.0,
         teacher_at: str | None = None,
         adapter: dict | None = None,
+        levels: str | Sequence[Sequence[int]] | None = None,
     ) -> None:
-        super().__init__(at, loss_weight, teacher_at)
+        super().__init__(at, loss_weight, teacher_at, adapter, levels)
         check_temperature(temperature)
         self.temperature = temperature
-        self.adapter = build_adapter(adapter) if adapter is not None else None
 
-    def prepare(self, student: Any, teacher: Any) -> None:
-        if student is None or teacher is None:
-            return
-        pairs = paired_levels(student, teacher)
-        for s, _ in pairs:
-            if s.dim() != 4:
-                raise ValueError(
-                    'channel-wise divergence needs maps of shape (N, C, H, W) but '
-                    f'{self.at!r} yields {tuple(s.shape)}'
-                )
-        check_sizes(pairs, 'tap modules of equal stride')
-        if self.adapter is None and any(s.shape[1] != t.shape[1] for s, t in pairs):
-            self.adapter = adapter_between(pairs)
-
-    def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
-        pairs = paired_levels(student, teacher)
-        ours = [s for s, _ in pairs]
-        if self.adapter is not None:
-            ours = self.adapter(tuple(ours))
-        elif any(s.shape[1] != t.shape[1] for s, t in pairs):
-            raise ValueError(
-                'widths differ and were not known when the model was built; give '
-                'adapter=dict(in_channels=..., out_channels=...)'
-            )
-        terms = [
-            channel_wise_divergence(
-                s, t, self.temperature, batch.valid_mask(s) if batch else None
-            )
-            for s, (_, t) in zip(ours, pairs)
-        ]
-        return sum(terms) / len(terms)  # type: ignore[return-value]
+    def compare(
+        self, level: int, student: Tensor, teacher: Tensor, batch: Batch | None
+    ) -> Tensor:
+        mask = batch.valid_mask(student) if batch is not None else None
+        return channel_wise_divergence(student, teacher, self.temperature, mask)

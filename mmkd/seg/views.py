@@ -100,6 +100,22 @@ class DecodeHeadView(HeadView):
         """Boolean mask of the labelled pixels, (N, H, W)."""
         return self.labels.ne(self.module.ignore_index)
 
+    def labels_at(self, like: Tensor) -> Tensor:
+        """Labels of the cells of a smaller map: that of the pixel at their centre.
+
+        Args:
+            like: Map of shape (N, C, h, w) that the head would resize to the labels.
+
+        Returns:
+            Classes, (N, 1, h, w); 255 is ignored.
+        """
+        labels = self.labels
+        rows, columns = (
+            self._centres(pixels, cells, like.device)
+            for pixels, cells in zip(labels.shape[1:], like.shape[2:])
+        )
+        return labels[:, None, rows[:, None], columns]
+
     def valid_at(self, like: Tensor) -> Tensor:
         """Which cells of a smaller map have a labelled pixel at their centre.
 
@@ -109,12 +125,7 @@ class DecodeHeadView(HeadView):
         Returns:
             Boolean mask, (N, 1, h, w).
         """
-        valid = self.valid
-        rows, columns = (
-            self._centres(pixels, cells, like.device)
-            for pixels, cells in zip(valid.shape[1:], like.shape[2:])
-        )
-        return valid[:, None, rows[:, None], columns]
+        return self.labels_at(like).ne(self.module.ignore_index)
 
     def _centres(self, pixels: int, cells: int, device: torch.device) -> Tensor:
         """Where ``F.interpolate`` puts the cells among the pixels."""

@@ -48,6 +48,9 @@ class Case:
         any_size: Whether the teacher's maps may have another size.
         any_sign: Whether the value may be negative.
         learns: Whether the loss has something in it that a call in training changes.
+        has_networks: Whether every level passes a network of its own, made when the
+            loss is prepared.
+        needs_batch: Whether it needs the boxes of the batch.
     """
 
     arguments: dict = field(default_factory=dict)
@@ -56,6 +59,8 @@ class Case:
     any_size: bool = False
     any_sign: bool = False
     learns: bool = False
+    has_networks: bool = False
+    needs_batch: bool = False
 
 
 CLASSES, BINS = 3, 4
@@ -201,12 +206,18 @@ CASES = {
     'LocalizationDistillationLoss vlr paper': Case(
         dict(region='vlr', normalize='paper', bin_reduction='sum'), **LD
     ),
+    'DISTLoss': Case(TEMPERATURES, any_size=True),
+    'DISTLoss head': Case(**SOFTMAX_RPN),
+    'DKDLoss': Case(TEMPERATURES, **SOFTMAX_RPN),
+    'FGDLoss': Case(dict(relation_weight=0.1), has_networks=True, needs_batch=True),
+    'FGDLoss focal': Case(dict(relation_weight=0), needs_batch=True),
     'HolisticLoss': Case(
         dict(critic=dict(CRITIC, in_channels=3)),
         any_size=True,
         any_sign=True,
         learns=True,
     ),
+    'MGDLoss': Case(learns=True, has_networks=True),
     'PairWiseLoss': Case(any_size=True),
     'PairWiseLoss max': Case(dict(pool='max', kernel=0.5), any_size=True),
     'PixelWiseLoss': Case(TEMPERATURES, any_size=True),
@@ -220,6 +231,8 @@ CASES = {
 #: Terms on all rows, with objects or without.
 ON_ALL_ROWS = {
     'ClassificationDistillationLoss all',
+    'DISTLoss head',
+    'DKDLoss',
     *(name for name in CASES if name.startswith('WeightedSoftCrossEntropyLoss')),
 }
 
@@ -256,6 +269,9 @@ def build(name: str, loss_weight: float = 1.0, prepared: bool = True) -> Distill
             loss.prepare(*tapped(name, sample(name), sample(name)))
     except Exception as error:
         pytest.fail(f'{name} needs a case of its own in {__file__}: {error!r}')
+    for parameter in loss.parameters() if case.has_networks else ():
+        if not parameter.any():  # what starts at 0 hides what comes before it
+            torch.nn.init.normal_(parameter)
     return loss.eval() if case.learns else loss
 
 
@@ -297,7 +313,7 @@ def tapped(name: str, student: Levels, teacher: Levels, batch=None) -> tuple[Any
 
 def call(name: str, loss: DistillLoss, student: Levels, teacher: Levels, batch=None):
     """The loss; one on a head never comes without a batch."""
-    if name in ON_HEADS:
+    if name in ON_HEADS or CASES.get(name, Case()).needs_batch:
         batch = batch or batch_of(len(student[0]))
     return loss(*tapped(name, student, teacher, batch), batch)
 
@@ -373,6 +389,8 @@ def test_scales_with_the_weight(name, factor):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_inputs_are_computed_in_float32(name, dtype, device):
     # Not prepared: adapters are the model's business, as any convolution is.
+    if CASES.get(name, Case()).has_networks:
+        pytest.skip('its networks compute in the precision of the model')
     loss = build(name, prepared=False)
     student, teacher = (
         tuple(x * 100 for x in sample(name, dtype=dtype, device=device))
@@ -412,7 +430,7 @@ def test_an_empty_batch_gives_a_differentiable_zero(name_on_maps):
     loss = build(name_on_maps)
     shapes = tuple((0, *shape[1:]) for shape in SHAPES)
     student = leaves(sample(name_on_maps, shapes))
-    value = loss(student, sample(name_on_maps, shapes))
+    value = call(name_on_maps, loss, student, sample(name_on_maps, shapes))
     value.backward()
     assert value.item() == 0
     # DDP waits for every weight, also on a rank that had nothing to learn from.
@@ -449,12 +467,15 @@ def test_the_order_of_the_batch_does_not_matter(name):
 
 
 def test_levels_are_averaged_and_may_come_in_any_container(name_on_maps):
+    if CASES.get(name_on_maps, Case()).has_networks:
+        pytest.skip('a level alone would pass the network of another one')
     loss = build(name_on_maps, prepared=False)
     student, teacher = sample(name_on_maps), sample(name_on_maps)
-    apart = [loss(s, t) for s, t in zip(student, teacher)]
-    together = loss(student, teacher)
+    batch = batch_of(len(student[0]))
+    apart = [loss(s, t, batch) for s, t in zip(student, teacher)]
+    together = loss(student, teacher, batch)
     torch.testing.assert_close(together, sum(apart) / len(apart))
-    nested = loss([student[0], [student[1]]], dict(a=teacher[0], b=teacher[1]))
+    nested = loss([student[0], [student[1]]], dict(a=teacher[0], b=teacher[1]), batch)
     torch.testing.assert_close(nested, together)
 
 
@@ -471,15 +492,17 @@ def test_a_head_view_stands_for_its_logits(name_on_maps):
     loss = build(name_on_maps)
     student, teacher = sample(name_on_maps), sample(name_on_maps)
     views = LogitsView(student), LogitsView(teacher)
-    torch.testing.assert_close(loss(*views), loss(student, teacher))
+    batch = batch_of(len(student[0]))
+    torch.testing.assert_close(loss(*views, batch), loss(student, teacher, batch))
 
 
 def test_what_does_not_fit_is_an_error(name_on_maps):
-    loss = build(name_on_maps, prepared=False)
+    has_networks = CASES.get(name_on_maps, Case()).has_networks
+    loss = build(name_on_maps, prepared=has_networks)
     student, teacher = sample(name_on_maps), sample(name_on_maps)
     if not CASES.get(name_on_maps, Case()).any_size:
         with pytest.raises(ValueError, match='same shape but have'):
-            loss(student[0], teacher[0][:, :, :-1])
+            call(name_on_maps, loss, student[:1], (teacher[0][:, :, :-1],))
     with pytest.raises(ValueError, match='same number of levels but yield 2 .* and 1'):
         loss(student, teacher[:1])
     with pytest.raises(ValueError, match='same number of levels but yield 2 .* and 1'):

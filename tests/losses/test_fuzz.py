@@ -32,11 +32,16 @@ from mmkd.batch import Batch
 from mmkd.losses.bounded_regression import bounded_regression_loss
 from mmkd.losses.channel_wise_divergence import channel_wise_divergence
 from mmkd.losses.classification_distillation import classification_distillation_loss
+from mmkd.losses.dist import dist_loss
+from mmkd.losses.dkd import dkd_loss
 from mmkd.losses.feature_imitation import feature_imitation_loss
+from mmkd.losses.fgd import fgd_loss
 from mmkd.losses.holistic import gradient_penalty
 from mmkd.losses.localization_distillation import localization_distillation_loss
+from mmkd.losses.mgd import mgd_loss
 from mmkd.losses.pair_wise import pair_wise_loss
 from mmkd.losses.pixel_wise import pixel_wise_loss
+from mmkd.losses.pkd import pkd_loss
 from mmkd.losses.soft_target import soft_target_loss
 from mmkd.losses.weighted_soft_cross_entropy import (
     weighted_soft_binary_cross_entropy,
@@ -82,6 +87,28 @@ class Fuzzed:
     columns: int | None = None
 
 
+def labelled_dkd_loss(student: Tensor, teacher: Tensor, **options) -> Tensor:
+    """With labels that move with the rows."""
+    labels = teacher.detach().nan_to_num().argmax(1)
+    return dkd_loss(student, teacher, labels, **options)
+
+
+def weighted_dist_loss(student: Tensor, teacher: Tensor, weight=None, **options):
+    """Rows that do not count are left out, as the loss does it."""
+    if weight is not None:
+        kept = weight.nonzero().squeeze(1)
+        student, teacher = student[kept], teacher[kept]
+    return dist_loss(student, teacher, **options)
+
+
+def striped_fgd_loss(student: Tensor, teacher: Tensor, **options) -> Tensor:
+    """With an object in every other column."""
+    width = student.shape[3]
+    foreground = (torch.arange(width) % 2 / width).expand(len(student), 1, 1, -1)
+    foreground = foreground.expand(-1, -1, student.shape[2], -1)
+    return fgd_loss(student, teacher, foreground, **options)
+
+
 WARM = dict(temperature=TEMPERATURE)
 ROWS = dict(dims=2, mask='weight')
 FUNCTIONS = dict(
@@ -90,6 +117,13 @@ FUNCTIONS = dict(
     ),
     channel_wise=Fuzzed(channel_wise_divergence, options=WARM),
     soft_target=Fuzzed(soft_target_loss, options=WARM),
+    pkd=Fuzzed(pkd_loss),
+    mgd=Fuzzed(mgd_loss),
+    fgd=Fuzzed(striped_fgd_loss, options=WARM),
+    dkd=Fuzzed(labelled_dkd_loss, dims=2, mask='weight', options=WARM, columns=5),
+    dist=Fuzzed(
+        weighted_dist_loss, dims=2, mask='weight', options=WARM, is_distance=False
+    ),
     pixel_wise=Fuzzed(pixel_wise_loss, mask='valid_mask', options=WARM),
     pair_wise=Fuzzed(
         pair_wise_loss,

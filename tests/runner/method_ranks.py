@@ -102,12 +102,17 @@ def detection_terms() -> dict:
         **method_losses('hint', 'mmdet'),
         **method_losses('cwd', 'mmdet'),
         **method_losses('ld', 'mmdet'),
+        **method_losses('mgd', 'mmdet'),
+        **method_losses('fgd', 'mmdet'),
     }
 
 
 def two_stage_terms() -> dict:
-    imitation = dict(type='mmkd.BoxImitationLoss', at='rpn_head')
-    return {**method_losses('chen2017', 'mmdet'), 'loss_imitation': imitation}
+    return {
+        **method_losses('chen2017', 'mmdet'),
+        'loss_imitation': dict(type='mmkd.BoxImitationLoss', at='rpn_head'),
+        **method_losses('dkd', 'mmdet'),
+    }
 
 
 def segmentation_terms() -> dict:
