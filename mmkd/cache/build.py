@@ -121,8 +121,8 @@ class CacheBuilder:
     def _begin(self) -> None:
         known = self.store.manifest()
         if known is None:
-            text = json_text(self.manifest)
-            self.store.write(MANIFEST, text.encode())
+            if rank() == 0:  # two that write one file would take it from each other
+                self.store.write(MANIFEST, json_text(self.manifest).encode())
         elif known.get('key') != self.manifest['key']:
             pairs = [(known.get(part), its) for part, its in self.manifest.items()]
             raise ValueError(
