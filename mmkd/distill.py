@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmengine.logging import print_log
@@ -14,6 +14,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from .distiller import Distiller
+from .inheritance import Inheritance
 from .losses.base import DistillLoss
 from .problems import Problems
 from .registry import MODELS
@@ -47,6 +48,9 @@ class Distill(_Base):
             ``_base_`` and ``--cfg-options``.
         data_preprocessor: Used where the student's config has none (the Runner
             passes a top-level ``data_preprocessor`` of the config here).
+        init_from_teacher: Sub-modules such as ``['neck', 'bbox_head']`` that start
+            with the teacher's weights, copied at the end of :meth:`init_weights`;
+            see :class:`~mmkd.inheritance.Inheritance`.
 
     Attributes:
         distiller: The :class:`Distiller`.
@@ -81,6 +85,7 @@ class Distill(_Base):
         teacher: Any,
         losses: Mapping[str, Any],
         data_preprocessor: Any = None,
+        init_from_teacher: Sequence[str] | Mapping[str, str] = (),
     ) -> Distill:
         model = _build_student(student, data_preprocessor)
         distilled: Any = model
@@ -93,6 +98,7 @@ class Distill(_Base):
         teacher: Any,
         losses: Mapping[str, Any],
         data_preprocessor: Any = None,
+        init_from_teacher: Sequence[str] | Mapping[str, str] = (),
     ) -> None:
         # The stock __init__ has run in __new__. Whatever follows must not move the
         # random state: training with weight 0 is stock training.
@@ -103,13 +109,17 @@ class Distill(_Base):
                     f'{type(losses).__name__}'
                 )
             scope = student.get('_scope_') if isinstance(student, Mapping) else None
-            self.distiller = self._distiller(teacher, scope, losses)
+            self.distiller = self._distiller(teacher, scope, losses, init_from_teacher)
         self._register_state_dict_hook(_drop_distiller)
         name = distilled_from(type(self)).__name__
         print_log(f'mmkd: student {name}; {self.distiller.summary()}', logger='current')
 
     def _distiller(
-        self, teacher: Any, scope: str | None, losses: Mapping[str, Any]
+        self,
+        teacher: Any,
+        scope: str | None,
+        losses: Mapping[str, Any],
+        init_from_teacher: Any,
     ) -> Distiller:
         problems = Problems()
         built = _build_losses(losses, problems)
@@ -117,7 +127,9 @@ class Distill(_Base):
         with problems.caught('teacher'):
             network = build_teacher(teacher, scope)
             network.match_inputs(getattr(self, 'data_preprocessor', None))
-            distiller = Distiller(network, built)
+            # Before the teacher is made cheaper, which changes its weights.
+            inheritance = Inheritance(self, network, init_from_teacher)
+            distiller = Distiller(network, built, inheritance)
         if distiller is not None:
             with problems.caught():
                 distiller.prepare(self, self.tap_of, problems)
@@ -151,7 +163,9 @@ class Distill(_Base):
         return self.distiller.step(self, run, args, kwargs)
 
     def init_weights(self) -> None:
-        """The stock initialisation, which never sees the distiller."""
+        """The stock initialisation, then what starts with the teacher's weights."""
+        # Called once more, the stock one leaves trained weights alone.
+        is_first = not getattr(self, '_is_init', False)
         # An `init_cfg` of the whole model would initialise the adapters, too, and
         # by drawing for them change what the student gets.
         modules = self._modules
@@ -160,6 +174,8 @@ class Distill(_Base):
             super().init_weights()  # type: ignore[misc]
         finally:
             modules['distiller'] = distiller
+        if is_first:
+            self.distiller.inheritance.apply(self)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         # Both torch's and mmengine's loaders come through here before they descend

@@ -13,6 +13,7 @@ from torch import nn
 from .batch import batch_of
 from .dry_run import DryRun, dry_run
 from .fit import Tapped, tapped
+from .inheritance import Inheritance
 from .losses.base import DistillLoss
 from .paramwise import spare
 from .problems import Problems
@@ -27,6 +28,7 @@ class Distiller(nn.Module):
     Args:
         teacher: The frozen network.
         losses: Log name -> loss.
+        inheritance: What the student starts with; nothing if not given.
 
     Attributes:
         teacher: The :class:`~mmkd.teacher.Teacher`; no child module.
@@ -39,7 +41,12 @@ class Distiller(nn.Module):
         ValueError: If a log name would not be added to the total loss.
     """
 
-    def __init__(self, teacher: Teacher, losses: Mapping[str, DistillLoss]) -> None:
+    def __init__(
+        self,
+        teacher: Teacher,
+        losses: Mapping[str, DistillLoss],
+        inheritance: Inheritance | None = None,
+    ) -> None:
         super().__init__()
         for name in losses:
             if 'loss' not in name:
@@ -50,6 +57,7 @@ class Distiller(nn.Module):
             if '.' in name:
                 raise ValueError(f'losses must have names without dots, not {name!r}')
         self.teacher = teacher
+        self.inheritance = inheritance or Inheritance(nn.Module(), teacher, ())
         # Any: torch types the items of a ModuleDict as plain modules.
         self.losses: Any = nn.ModuleDict(losses)
         self.factors = dict.fromkeys(losses, 1.0)

@@ -204,7 +204,7 @@ def test_every_preset_fits_stock_models(method, scope):
     except ValueError as error:
         pytest.skip(str(error))
     tiny = dict(mmdet=tiny_gfl, mmseg=tiny_pspnet)[scope]
-    if method == 'chen2017':  # of two stages
+    if method in ('chen2017', 'dkd', 'dist') and scope == 'mmdet':  # two stages
         tiny = tiny_two_stage
     teacher = dict(config=tiny(24), checkpoint=None, allow_random=True)
     cfg = distill_config(tiny(16), teacher, losses)
