@@ -58,8 +58,7 @@ class Distiller(nn.Module):
                 raise ValueError(f'losses must have names without dots, not {name!r}')
         self.teacher = teacher
         self.inheritance = inheritance or Inheritance(nn.Module(), teacher, ())
-        # Any: torch types the items of a ModuleDict as plain modules.
-        self.losses: Any = nn.ModuleDict(losses)
+        self.losses: Any = nn.ModuleDict(losses)  # plain modules to torch
         self.factors = dict.fromkeys(losses, 1.0)
         self.fit: dict[str, tuple[Tapped, ...]] = {}
         self.resume_check = ResumeCheck()
@@ -82,8 +81,7 @@ class Distiller(nn.Module):
             ValueError: For a wrong path, or sides that do not fit each other.
         """
         found = Problems() if problems is None else problems
-        # Heads keep what computes a stock loss under its log name.
-        # MMSegmentation puts a prefix before the names of its heads' losses.
+        # Heads keep what computes a stock loss under its name, mmseg's with a prefix.
         stock = {
             name
             for path, module in student.named_modules()
@@ -101,7 +99,9 @@ class Distiller(nn.Module):
             for side, type_of, paths in zip(self._taps, types, _paths(loss)):
                 with found.caught(name):
                     for path in paths:
-                        self._taps[side][path] = type_of(path)
+                        kind = loss.tap_types.get(path, type_of(path))
+                        if self._taps[side].setdefault(path, kind) != kind:
+                            raise ValueError(f'{path!r} is tapped in two ways')
         wrong = {problem.where for problem in found.found}
         live = {
             name: loss

@@ -99,7 +99,7 @@ def test_a_config_given_is_copied():
 
 
 def test_presets_are_the_files_of_their_folder():
-    of_detectors = {'chen2017', 'ld', 'pkd', 'fgd'}
+    of_detectors = {'chen2017', 'ld', 'pkd', 'fgd', 'crosskd'}
     of_segmentors = {'skds', 'skds_pami_code', 'skds_cvpr19_code'}
     assert {'hint', 'cwd', *of_detectors, *of_segmentors} <= set(method_names())
     for name in method_names():
@@ -114,7 +114,7 @@ def test_presets_are_the_files_of_their_folder():
 
 
 def test_unknown_presets_and_libraries():
-    with pytest.raises(ValueError, match=r"one of \[.*'cwd', 'hint'.*\] but is 'hnt'"):
+    with pytest.raises(ValueError, match=r"one of \[.*'cwd'.*'hint'.*\] but is 'hnt'"):
         method_losses('hnt', 'mmdet')
     with pytest.raises(ValueError, match="'hint' has no preset for mmpose models"):
         method_losses('hint', 'mmpose')

@@ -11,6 +11,7 @@ from .classification_distillation import (
     ClassificationDistillationLoss,
     classification_distillation_loss,
 )
+from .cross_kd import CrossKDLoss, quality_focal_distillation_loss
 from .dist import DISTLoss, dist_loss
 from .dkd import DKDLoss, dkd_loss
 from .feature_imitation import FeatureImitationLoss, feature_imitation_loss
@@ -37,6 +38,7 @@ __all__ = [
     'BoxImitationLoss',
     'ChannelWiseDivergenceLoss',
     'ClassificationDistillationLoss',
+    'CrossKDLoss',
     'DISTLoss',
     'DKDLoss',
     'DistillLoss',
@@ -63,6 +65,7 @@ __all__ = [
     'pair_wise_loss',
     'pixel_wise_loss',
     'pkd_loss',
+    'quality_focal_distillation_loss',
     'soft_target_loss',
     'valuable_localization_region',
     'weighted_soft_binary_cross_entropy',

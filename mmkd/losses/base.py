@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..batch import Batch
-from ..taps import HeadView
+from ..taps import HeadView, Tap
 
 
 class DistillLoss(nn.Module):
@@ -35,6 +35,8 @@ class DistillLoss(nn.Module):
     #: ``batch.teacher``.
     also_at: tuple[str, ...] = ()
     teacher_also_at: tuple[str, ...] = ()
+    #: How some of these paths are tapped, where not as usual.
+    tap_types: Mapping[str, type[Tap]] = {}
 
     #: Fields of the teacher's head view that :meth:`distance` reads; ``None`` for
     #: whatever there is. What computes other fields alone (the other tower of a head)

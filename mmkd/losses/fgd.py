@@ -154,7 +154,7 @@ class GlobalContext(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        hidden = max(channels // 2, 2)  # the norm of one value is constant
+        hidden = max(channels // 2, 4)  # a norm of one or two values passes nothing
         # A bias would change nothing behind a softmax.
         self.attend = nn.Conv2d(channels, 1, 1, bias=False)
         self.transform = nn.Sequential(

@@ -81,7 +81,7 @@ def assert_same_weights(one_process, run, ranks):
 
 
 #: Every process relates its own images with each other, as BatchNorm does.
-RELATIONS_OF_A_BATCH = {'PKDLoss', 'DISTLoss'}
+RELATIONS_OF_A_BATCH = {'PKDLoss', 'DISTLoss', 'CrossKDLoss'}
 
 
 def test_every_registered_loss_took_part(ranks_module, whole):

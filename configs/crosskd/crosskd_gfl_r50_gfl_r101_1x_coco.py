@@ -1,0 +1,9 @@
+_base_ = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
+custom_imports = dict(imports='mmkd')
+model = dict(
+    _delete_=True,
+    type='mmkd.DistillDetector',
+    student={{_base_.model}},
+    teacher='mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py',
+    losses=dict(loss_crosskd=dict(type='mmkd.CrossKDLoss', at='bbox_head', index=3)),
+)
