@@ -3,5 +3,11 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .distill_schedule_hook import DistillScheduleHook
 from .distiller_state_hook import DistillerStateHook
+from .loss_balance_hook import LossBalanceHook
 
-__all__ = ['AtomicCheckpointHook', 'DistillScheduleHook', 'DistillerStateHook']
+__all__ = [
+    'AtomicCheckpointHook',
+    'DistillScheduleHook',
+    'DistillerStateHook',
+    'LossBalanceHook',
+]
