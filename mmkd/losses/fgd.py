@@ -279,6 +279,8 @@ class FGDLoss(PairedMapsLoss):
         value = fgd_loss(student, teacher, foreground, self.temperature, *weights, mask)
         if not self.relation_weight:
             return value
+        if not self.contexts:
+            raise RuntimeError('the context blocks are made when the model is built')
         context = self.contexts[level]
         relation = _relation(
             context['student'](student, mask), context['teacher'](teacher, mask), mask
