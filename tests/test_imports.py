@@ -23,8 +23,16 @@ FOUNDATION = {
     'rng',
     'taps',
 }
-# matplotlib and rich are requirements of mmengine.
-CORE_LIBRARIES = {'matplotlib', 'mmengine', 'numpy', 'rich', 'torch', 'torchvision'}
+# matplotlib, rich and yaml are requirements of mmengine.
+CORE_LIBRARIES = {
+    'matplotlib',
+    'mmengine',
+    'numpy',
+    'rich',
+    'torch',
+    'torchvision',
+    'yaml',
+}
 HOST_OF_LEAF = {'det': {'mmdet', 'mmcv'}, 'seg': {'mmseg', 'mmcv'}}
 HOSTS = {'mmcv', 'mmdet', 'mmseg', 'transformers'}
 
