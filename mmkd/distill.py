@@ -110,6 +110,7 @@ class Distill(_Base):
                 )
             scope = student.get('_scope_') if isinstance(student, Mapping) else None
             self.distiller = self._distiller(teacher, scope, losses, init_from_teacher)
+        self._has_inherited = False
         self._register_state_dict_hook(_drop_distiller)
         name = distilled_from(type(self)).__name__
         print_log(f'mmkd: student {name}; {self.distiller.summary()}', logger='current')
@@ -164,8 +165,6 @@ class Distill(_Base):
 
     def init_weights(self) -> None:
         """The stock initialisation, then what starts with the teacher's weights."""
-        # Called once more, the stock one leaves trained weights alone.
-        is_first = not getattr(self, '_is_init', False)
         # An `init_cfg` of the whole model would initialise the adapters, too, and
         # by drawing for them change what the student gets.
         modules = self._modules
@@ -174,8 +173,10 @@ class Distill(_Base):
             super().init_weights()  # type: ignore[misc]
         finally:
             modules['distiller'] = distiller
-        if is_first:
+        # Called once more, as the stock one, it leaves trained weights alone.
+        if not self._has_inherited:
             self.distiller.inheritance.apply(self)
+            self._has_inherited = True
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         # Both torch's and mmengine's loaders come through here before they descend

@@ -77,7 +77,7 @@ def image_generators(seed: int, step: int, images: int) -> list[np.random.Genera
     """A generator for every image of this process, which no other draw disturbs.
 
     What they give follows from seed, step and the image's index in the batches of all
-    ranks: two processes draw what one does for the joined batch.
+    ranks: two processes with equally many images draw what one does for all of them.
 
     Args:
         seed: That of the run, the same on all ranks.

@@ -115,6 +115,16 @@ def test_a_copy_that_is_initialised_inherits_too(checkpoint):
     assert starts(model, checkpoint) == below(model, 'bbox_head')
 
 
+def test_a_student_that_is_given_as_a_network_inherits_too(checkpoint):
+    """Also one that was initialised already."""
+    student = build(student_config().model, 'mmdet', seed=1)
+    teacher = dict(config=teacher_config(), checkpoint=str(checkpoint))
+    cfg = dict(type='mmkd.DistillDetector', student=student, teacher=teacher)
+    model = MODELS.build(dict(cfg, losses=HINT, init_from_teacher=['bbox_head']))
+    model.init_weights()
+    assert starts(model, checkpoint) == below(model, 'bbox_head')
+
+
 def test_paths_of_both_sides(checkpoint):
     paths = {'bbox_head.cls_convs': 'bbox_head.reg_convs'}
     model = distilled(checkpoint, paths)

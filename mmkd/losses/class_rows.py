@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -83,6 +83,11 @@ class ClassRowsLoss(BoxHeadLoss):
                 "tap one, such as at='roi_head.bbox_head' or at='decode_head', in the "
                 f'place of {self.at!r}'
             )
+        if _has_sigmoids(getattr(student, 'module', None)):
+            raise ValueError(
+                f'{type(self).__name__} compares the classes of a softmax but the '
+                f'decode head at {self.at!r} has a sigmoid for every class'
+            )
         self.class_names = getattr(teacher, 'class_names', None)
         if student is None or teacher is None:
             return
@@ -139,3 +144,10 @@ class ClassRowsLoss(BoxHeadLoss):
                 ours.class_factor,
                 ours.weight,
             )
+
+
+def _has_sigmoids(head: Any) -> bool:
+    """Whether a decode head trains with a sigmoid for every class."""
+    losses = getattr(head, 'loss_decode', ())
+    losses = losses if isinstance(losses, Iterable) else [losses]
+    return any(getattr(loss, 'use_sigmoid', False) for loss in losses)

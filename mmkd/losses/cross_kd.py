@@ -55,7 +55,8 @@ def quality_focal_distillation_loss(
     Args:
         student: Class logits, (N, C).
         teacher: Tensor of the same shape. Detached internally.
-        beta: Exponent of the difference; must be > 0.
+        beta: Exponent of the difference, 0 or at least 1: between them the slope is
+            infinite where the two agree.
         weight: Weight of every row, (N,); 1 if not given.
         avg_factor: Divisor a; the number of rows if not given.
 
@@ -63,7 +64,7 @@ def quality_focal_distillation_loss(
         Scalar tensor, in nats. A differentiable zero without rows.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not fit or the exponent is out of range.
 
     Example:
         >>> quality_focal_distillation_loss(torch.zeros(1, 1), torch.full((1, 1), 9.0))
@@ -71,14 +72,22 @@ def quality_focal_distillation_loss(
     """
     check_same_shape(student, teacher)
     check_rows(student, weight)
+    _check_beta(beta)
     student, teacher = only_weighted(weight, student, teacher)
     target = teacher.detach().sigmoid()
     terms = F.binary_cross_entropy_with_logits(student, target, reduction='none')
-    terms = terms * (student.sigmoid() - target).abs().pow(beta)
+    focus = (student.sigmoid() - target).abs()
+    # Of ten million logits every copy counts.
+    terms = terms * (focus if beta == 1 else focus.pow(beta))
     rows = terms.sum(1)
     if weight is not None:
         rows = rows.masked_fill(weight == 0, 0)
     return averaged_rows(rows, weight, avg_factor)
+
+
+def _check_beta(beta: float) -> None:
+    if not (beta == 0 or 1 <= beta < math.inf):
+        raise ValueError(f'beta must be 0 or at least 1 but is {beta}')
 
 
 @full_precision
@@ -113,7 +122,14 @@ class TowerTap(Tap):
     @property
     def watched(self) -> list[tuple[nn.Module, str]]:
         module = self.module
+        if not _is_convolution(module):  # said when the loss is prepared
+            return [(module, 'forward')]
         return [(module.norm if module.with_norm else module.conv, 'forward')]
+
+
+def _is_convolution(module: Any) -> bool:
+    """Whether it is an mmcv ConvModule that is activated last."""
+    return hasattr(module, 'with_norm') and module.order[-1] == 'act'
 
 
 @MODELS.register_module()
@@ -125,14 +141,15 @@ class CrossKDLoss(DistillLoss):
     enter the teacher's next convolution. What its frozen head makes of them is
     compared with what it makes of the teacher's own: classes by
     :func:`quality_focal_distillation_loss`, divided by the head's averaging factor;
-    boxes, weighted by the teacher's highest class score and divided by the sum of
-    the weights, by the KL divergence of the edges' distributions, or by GIoU where
-    boxes are deltas of anchors. So the student's own predictions are free to follow
+    boxes, weighted by the teacher's highest class score, by the KL divergence of the
+    edges' distributions, divided by the sum of the weights, or by GIoU where boxes
+    are deltas of anchors, divided as the head's own box loss. Centerness is not
+    compared. So the student's own predictions are free to follow
     the labels. Where towers differ in width a trained 1x1 convolution adapts the
     student's features.
 
-    Heads have towers ``cls_convs`` and ``reg_convs`` and classify by sigmoids: GFL,
-    RetinaNet, ATSS, FCOS with distributions.
+    Heads have towers ``cls_convs`` and ``reg_convs`` of mmcv's ConvModules and classify
+    by sigmoids: GFL, RetinaNet, ATSS, ``mmkd.DistributionalFCOSHead``.
 
     Reference:
         Wang et al., CrossKD: Cross-Head Knowledge Distillation for Object Detection,
@@ -170,12 +187,14 @@ class CrossKDLoss(DistillLoss):
         super().__init__(at, loss_weight, teacher_at)
         if type(index) is not int or index < 1:
             raise ValueError(f'index must be an integer >= 1 but is {index!r}')
-        numbers = dict(cls_weight=cls_weight, box_weight=box_weight, beta=beta)
+        _check_beta(beta)
+        numbers = dict(cls_weight=cls_weight, box_weight=box_weight)
         for name, value in numbers.items():
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f'{name} must be finite and >= 0 but is {value}')
         self.index = index
         self.cls_weight, self.box_weight, self.beta = cls_weight, box_weight, beta
+        self._is_on = dict(zip(TOWERS, (cls_weight > 0, box_weight > 0)))
         self.also_at, self.teacher_also_at = (
             tuple(f'{path}.{tower}.{index - 1}' for tower in TOWERS)
             for path in (self.at, self.teacher_at)
@@ -201,17 +220,26 @@ class CrossKDLoss(DistillLoss):
                     f'CrossKDLoss compares sigmoids but the {side} has {view.name}, '
                     'which classifies by a softmax'
                 )
-        if not has_bins and teacher.units is None:
+        if self.box_weight and not has_bins and teacher.units is None:
             raise ValueError(
                 f'CrossKDLoss compares distributions of edges or deltas of anchors but '
-                f'{teacher.name} predicts neither'
+                f'{teacher.name} predicts neither; train both with '
+                'mmkd.DistributionalFCOSHead, or set box_weight=0'
             )
+        for side, view in (('student', student), ('teacher', teacher)):
+            for tower in TOWERS:
+                convolutions = list(getattr(view.module, tower))[: self.index]
+                if not all(map(_is_convolution, convolutions)):
+                    raise ValueError(
+                        f'CrossKDLoss needs towers of ConvModules but {tower} of '
+                        f'{view.name} in the {side} are others'
+                    )
 
     def prepare_also(self, student: dict[str, Any], teacher: dict[str, Any]) -> None:
         for tower, ours, theirs in zip(TOWERS, self.also_at, self.teacher_also_at):
             pairs = paired_levels(student.get(ours), teacher.get(theirs))
             check_sizes(pairs, 'use networks of the same strides')
-            if any(s.shape[1] != t.shape[1] for s, t in pairs):
+            if self._is_on[tower] and any(s.shape[1] != t.shape[1] for s, t in pairs):
                 self.adapters[tower] = adapter_between(pairs)
 
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
@@ -220,23 +248,29 @@ class CrossKDLoss(DistillLoss):
         features = []
         for tower, ours, theirs in zip(TOWERS, self.also_at, self.teacher_also_at):
             pairs = paired_levels(batch.student[ours], batch.teacher[theirs])
+            if not self._is_on[tower]:  # what its head makes of them is not looked at
+                features.append([t for _, t in pairs])
+                continue
             maps: Any = tuple(s for s, _ in pairs)
             if tower in self.adapters:
                 maps = self.adapters[tower](maps)
             features.append([aligned(s, t) for s, (_, t) in zip(maps, pairs)])
         crossed = self._judged(teacher, features)
         weight = student.label_weights.float()
-        value = self.cls_weight * quality_focal_distillation_loss(
-            crossed.class_rows,
-            teacher.class_rows,
-            self.beta,
-            weight,
-            student.class_factor,
-        )
-        if not self.box_weight:
-            return value
-        trust = teacher.scores.amax(1).masked_fill(weight == 0, 0)
-        return value + self.box_weight * _box_distance(crossed, teacher, trust)
+        value = features[0][0].sum() * 0
+        if self.cls_weight:
+            value = value + self.cls_weight * quality_focal_distillation_loss(
+                crossed.class_rows,
+                teacher.class_rows,
+                self.beta,
+                weight,
+                student.class_factor,
+            )
+        if self.box_weight:
+            trust = teacher.scores.amax(1).masked_fill(weight == 0, 0)
+            distance = _box_distance(crossed, teacher, trust, student.box_factor)
+            value = value + self.box_weight * distance
+        return value
 
     def _judged(self, teacher: Any, features: list[list[Tensor]]) -> Any:
         """View of the teacher's head on features of the student.
@@ -300,24 +334,26 @@ def _autocast(weight: Tensor) -> Any:
     return torch.autocast(weight.device.type, dtype=dtype, enabled=enabled)
 
 
-def _box_distance(crossed: Any, teacher: Any, trust: Tensor) -> Tensor:
-    """Distance of the boxes, averaged with these weights, (rows,)."""
-    total = total_over_ranks(trust)
+def _box_distance(crossed: Any, teacher: Any, trust: Tensor, factor: float) -> Tensor:
+    """Distance of the boxes with these weights, (rows,).
+
+    The authors divide distributions by the sum of the weights, GIoU by the head's
+    averaging factor.
+    """
     if teacher.bins is not None:
+        total = total_over_ranks(trust)
         edges = (x.edge_rows.flatten(0, 1) for x in (crossed, teacher))
         weight = trust[:, None].expand(-1, 4).flatten()
         return localization_distillation_loss(
             *edges, temperature=1.0, weight=weight, avg_factor=4 * total,
             bin_reduction='sum',
         )  # fmt: skip
-    return _giou(crossed.box_rows, teacher.box_rows, teacher, trust, total)
+    return _giou(crossed.box_rows, teacher.box_rows, teacher, trust) / factor
 
 
 @full_precision
-def _giou(
-    student: Tensor, teacher: Tensor, view: Any, trust: Tensor, total: Tensor
-) -> Tensor:
+def _giou(student: Tensor, teacher: Tensor, view: Any, trust: Tensor) -> Tensor:
     student, teacher = only_weighted(trust, student, teacher)
     decode = view.module.bbox_coder.decode
     boxes = (decode(view.prior_rows, x) for x in (student, teacher.detach()))
-    return (generalized_box_iou_loss(*boxes) * trust).sum() / total
+    return (generalized_box_iou_loss(*boxes) * trust).sum()

@@ -79,6 +79,13 @@ def dkd_loss(
             f'labels must have shape {(len(student),)} but have {tuple(labels.shape)}'
         )
     student, teacher = only_weighted(weight, student, teacher.detach())
+    if weight is not None:  # such rows may be labelled as ignored
+        labels = labels.masked_fill(weight == 0, 0)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < student.shape[1]:
+        raise ValueError(
+            f'labels must be in [0, {student.shape[1]}), the classes of the logits, '
+            f'but are from {labels.min().item()} to {labels.max().item()}'
+        )
     is_target = torch.zeros_like(student, dtype=torch.bool)
     is_target.scatter_(1, labels[:, None].long(), True)
     sides = [_decoupled(x / temperature, is_target) for x in (student, teacher)]

@@ -76,8 +76,8 @@ class PKDLoss(PairedMapsLoss):
 
     Args:
         at: Tapped sub-module of the student.
-        loss_weight: Factor of the term. The authors add levels, with a weight of 6: on
-            five of them that is 30 here.
+        loss_weight: Factor of the term. The authors add four levels, each with a
+            weight of 6: that is 24 here.
         teacher_at: Tapped sub-module of the teacher; ``at`` if not given.
         adapter: ``dict(in_channels=..., out_channels=...)``, needed where widths
             differ and no dry run can find them.

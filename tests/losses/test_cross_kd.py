@@ -23,10 +23,10 @@ from mmkd.taps import record
 
 FUNCTION = quality_focal_distillation_loss
 # Rows, classes, beta, weighted.
-CASES = [(5, 4, 1.0, False), (3, 1, 2.0, False), (4, 3, 0.5, True)]
+CASES = [(5, 4, 1.0, False), (3, 1, 2.0, False), (4, 3, 1.5, True)]
 MUTATIONS = {
-    'no focus': ('.abs().pow(beta)', '.abs().pow(0)'),
-    'linear focus': ('.pow(beta)', ''),
+    'no focus': ('focus if beta == 1', '1 if beta == 1'),
+    'linear focus': ('focus.pow(beta)', 'focus'),
     'mean over classes': ('terms.sum(1)', 'terms.mean(1)'),
     'the target is logits': ('teacher.detach().sigmoid()', 'teacher.detach()'),
     'no weight': ('averaged_rows(rows, weight', 'averaged_rows(rows, None'),
@@ -185,7 +185,7 @@ def test_distributions_equal_the_stock_modules_by_hand():
 
 def test_deltas_are_compared_as_boxes():
     term = dict(TERM, cls_weight=0.0, box_weight=1.0, index=2)
-    model = distilled(retinanet, term)
+    model = distilled(retinanet, term, width=16)
     losses, data = stepped(model)
     head = model.distiller.teacher.model.bbox_head
     _, boxes = by_hand(model, data, 2, None, head.retina_cls, head.retina_reg)
@@ -196,9 +196,10 @@ def test_deltas_are_compared_as_boxes():
     priors = torch.cat(
         [p.repeat(2, 1) for p in head.prior_generator.grid_priors(sizes, device='cpu')]
     )
-    weight = score * (view_of(model, data).label_weights > 0)
     ours, theirs = (head.bbox_coder.decode(priors, x) for x in (s, t))
-    expected = GIoULoss(reduction='sum')(ours, theirs, weight) / weight.sum()
+    view = view_of(model, data)
+    weight = score * (view.label_weights > 0)
+    expected = GIoULoss(reduction='sum')(ours, theirs, weight) / view.avg_factor
     torch.testing.assert_close(losses['loss_cross'], expected, rtol=1e-4, atol=1e-6)
 
 
@@ -231,6 +232,32 @@ def test_equal_networks_are_at_distance_zero():
             module.eval()
     losses, _ = stepped(model)
     assert losses['loss_cross'].item() == pytest.approx(0, abs=1e-4)
+
+
+def test_networks_that_agree_give_a_finite_gradient():
+    s = torch.tensor([[40.0, 1.0]], requires_grad=True)
+    for beta in (0.0, 1.0, 2.0):
+        s.grad = None
+        quality_focal_distillation_loss(
+            s, s.detach() + 10 * s.detach(), beta
+        ).backward()
+        assert s.grad.isfinite().all()
+        quality_focal_distillation_loss(s, s.detach().clone(), beta).backward()
+        assert s.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('off', ['cls_weight', 'box_weight'])
+def test_a_part_that_is_off_trains_nothing(off):
+    """DDP waits for whatever is trained."""
+    model = distilled(gfl, dict(TERM, **{off: 0.0}))
+    losses, data = stepped(model)
+    assert losses['loss_cross'] > 0
+    losses['loss_cross'].backward()
+    adapters = list(model.distiller.losses.named_parameters())
+    assert len(adapters) == 5 * 2
+    assert all(p.grad is not None and p.grad.any() for _, p in adapters)
+    both = stepped(distilled(gfl, TERM))[0]['loss_cross']
+    assert losses['loss_cross'] < both
 
 
 def test_weight_0_is_the_stock_model():
@@ -267,11 +294,25 @@ def softmax_retinanet(width: int):
     return cfg
 
 
+def separate_towers(width: int):
+    """RetinaNet with towers of each level's own."""
+    cfg = retinanet(width)
+    norm = dict(type='BN', requires_grad=True)
+    cfg.model.bbox_head.update(type='RetinaSepBNHead', num_ins=5, norm_cfg=norm)
+    return cfg
+
+
 @pytest.mark.parametrize(
     ('student', 'teacher', 'term', 'message'),
     [
         (gfl, gfl, dict(TERM, index=5), r"'bbox_head\.cls_convs\.4' is not a sub-mod"),
         (gfl, retinanet, TERM, 'same priors per location but GFLHead'),
+        (
+            separate_towers,
+            separate_towers,
+            TERM,
+            'needs towers of ConvModules',
+        ),
         (
             softmax_retinanet,
             softmax_retinanet,
@@ -295,6 +336,7 @@ def test_a_tap_that_another_term_needs_otherwise_is_an_error():
     ('wrong', 'message'),
     [
         (dict(index=0), 'index must be an integer >= 1 but is 0'),
+        (dict(beta=0.5), 'beta must be 0 or at least 1 but is 0.5'),
         (dict(box_weight=-1), 'box_weight must be finite and >= 0 but is -1'),
     ],
 )

@@ -107,6 +107,16 @@ def test_what_does_not_fit_is_an_error():
         dkd_loss(rows[:, :1], rows[:, :1], torch.zeros(2, dtype=torch.long))
 
 
+@pytest.mark.parametrize('label', [-1, 3, 255])
+def test_classes_that_do_not_exist_are_an_error_unless_they_count_nothing(label):
+    s, t = torch.randn(2, 2, 3)
+    labels = torch.tensor([0, label])
+    with pytest.raises(ValueError, match=rf'labels must be in \[0, 3\).*{label}'):
+        dkd_loss(s, t, labels)
+    value = dkd_loss(s, t, labels, weight=torch.tensor([1.0, 0.0]), avg_factor=1)
+    torch.testing.assert_close(value, dkd_loss(s[:1], t[:1], labels[:1]))
+
+
 def test_a_module_without_labels_is_an_error_when_built():
     maps = torch.zeros(1, 3, 4, 4)
     with pytest.raises(ValueError, match="true classes.*tap one.*place of 'conv_seg'"):

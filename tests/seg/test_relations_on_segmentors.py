@@ -72,3 +72,13 @@ def test_a_teacher_of_other_classes_is_refused(method):
     terms = method_losses(method, 'mmseg')
     with pytest.raises(ValueError, match='same classes but score 4 and 5'):
         build(distill_config(tiny_pspnet(16), teacher, terms).model, 'mmseg')
+
+
+@pytest.mark.parametrize('method', ['dkd', 'dist'])
+def test_a_head_with_sigmoids_is_refused(method):
+    cfg = tiny_pspnet(16)
+    cfg.model.decode_head.loss_decode = dict(type='CrossEntropyLoss', use_sigmoid=True)
+    teacher = build(tiny_pspnet(24).model, 'mmseg')
+    terms = method_losses(method, 'mmseg')
+    with pytest.raises(ValueError, match='a softmax but the decode head .* a sigmoid'):
+        build(distill_config(cfg, teacher, terms).model, 'mmseg')
