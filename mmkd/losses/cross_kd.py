@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from contextlib import contextmanager
 from typing import Any
@@ -205,9 +206,8 @@ class CrossKDLoss(DistillLoss):
     def prepare(self, student: Any, teacher: Any) -> None:
         if student is None or teacher is None:
             raise ValueError(
-                f'CrossKDLoss needs dense heads that run on a synthetic image but '
-                f'{self.at!r} of the student or {self.teacher_at!r} of the teacher '
-                'does not'
+                'CrossKDLoss needs dense heads that run on a synthetic image but '
+                f'{self.at!r} or {self.teacher_at!r} of the teacher does not'
             )
         is_dense = isinstance(teacher, HeadView) and hasattr(teacher, 'bins')
         has_bins = is_dense and teacher.bins is not None  # type: ignore[attr-defined]
@@ -217,8 +217,8 @@ class CrossKDLoss(DistillLoss):
         for side, view in (('student', student), ('teacher', teacher)):
             if not view.is_sigmoid:
                 raise ValueError(
-                    f'CrossKDLoss compares sigmoids but the {side} has {view.name}, '
-                    'which classifies by a softmax'
+                    f'CrossKDLoss compares sigmoids but {view.name} of the {side} has '
+                    'a softmax'
                 )
         if self.box_weight and not has_bins and teacher.units is None:
             raise ValueError(
@@ -226,14 +226,13 @@ class CrossKDLoss(DistillLoss):
                 f'{teacher.name} predicts neither; train both with '
                 'mmkd.DistributionalFCOSHead, or set box_weight=0'
             )
-        for side, view in (('student', student), ('teacher', teacher)):
-            for tower in TOWERS:
-                convolutions = list(getattr(view.module, tower))[: self.index]
-                if not all(map(_is_convolution, convolutions)):
-                    raise ValueError(
-                        f'CrossKDLoss needs towers of ConvModules but {tower} of '
-                        f'{view.name} in the {side} are others'
-                    )
+        for view, tower in itertools.product((student, teacher), TOWERS):
+            convolutions = list(getattr(view.module, tower))[: self.index]
+            if not all(map(_is_convolution, convolutions)):
+                raise ValueError(
+                    f'CrossKDLoss needs towers of ConvModules but {tower} of '
+                    f'{view.name} are others'
+                )
 
     def prepare_also(self, student: dict[str, Any], teacher: dict[str, Any]) -> None:
         for tower, ours, theirs in zip(TOWERS, self.also_at, self.teacher_also_at):
@@ -287,7 +286,7 @@ class CrossKDLoss(DistillLoss):
             tower = list(getattr(head, name))
             activate = tower[self.index - 1]
             levels = iter([x.to(weight.device) for x in maps])
-            patches.update(dict.fromkeys(tower[: self.index - 1], _same))
+            patches.update(dict.fromkeys(tower[: self.index - 1], nn.Identity()))
             patches[activate] = lambda x, levels=levels, conv=activate: _activated(
                 conv, next(levels)
             )
@@ -297,18 +296,13 @@ class CrossKDLoss(DistillLoss):
             patched(patches),
             record(teacher.model, kind) as taps,
         ):
-            # The levels stand for the features of the neck, which nothing reads.
-            head(tuple(features[0]))
+            head(tuple(features[0]))  # in the place of the neck's, which nothing reads
         crossed = taps[teacher.path]
         crossed.to(features[0][0].device)
         return crossed
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, index={self.index}'
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
 
 
 def _activated(conv: Any, x: Tensor) -> Tensor:
@@ -328,18 +322,14 @@ def _in_training_mode(head: nn.Module) -> Any:
 
 def _autocast(weight: Tensor) -> Any:
     """In the half precision that the teacher's weights may be stored in."""
-    is_half = weight.dtype in HALF
-    enabled = is_half or torch.is_autocast_enabled(weight.device.type)
-    dtype = weight.dtype if is_half else None
-    return torch.autocast(weight.device.type, dtype=dtype, enabled=enabled)
+    kind = weight.device.type
+    if weight.dtype in HALF:
+        return torch.autocast(kind, dtype=weight.dtype)
+    return torch.autocast(kind, enabled=torch.is_autocast_enabled(kind))
 
 
 def _box_distance(crossed: Any, teacher: Any, trust: Tensor, factor: float) -> Tensor:
-    """Distance of the boxes with these weights, (rows,).
-
-    The authors divide distributions by the sum of the weights, GIoU by the head's
-    averaging factor.
-    """
+    """Distance of the boxes with these weights, (rows,), divided as the authors do."""
     if teacher.bins is not None:
         total = total_over_ranks(trust)
         edges = (x.edge_rows.flatten(0, 1) for x in (crossed, teacher))

@@ -317,7 +317,7 @@ def separate_towers(width: int):
             softmax_retinanet,
             softmax_retinanet,
             TERM,
-            'sigmoids but the student',
+            'sigmoids but RetinaHead',
         ),
     ],
 )
