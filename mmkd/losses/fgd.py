@@ -224,6 +224,8 @@ class FGDLoss(PairedMapsLoss):
         tensor(0., grad_fn=<MulBackward0>)
     """
 
+    networks = 'context blocks'
+
     def __init__(
         self,
         at: str = 'neck',
@@ -249,15 +251,6 @@ class FGDLoss(PairedMapsLoss):
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
         self.relation_weight = relation_weight
         self.contexts: Any = nn.ModuleList()
-
-    def prepare(self, student: Any, teacher: Any) -> None:
-        if student is None or teacher is None:
-            raise ValueError(
-                f'{type(self).__name__} makes its context blocks by a dry run but '
-                f'{self.at!r} or {self.teacher_at!r} of the teacher does not run on '
-                'a synthetic image'
-            )
-        super().prepare(student, teacher)
 
     def prepare_maps(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         if not self.relation_weight:

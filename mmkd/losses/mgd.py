@@ -84,6 +84,8 @@ class MGDLoss(PairedMapsLoss):
         (2, torch.Size([]))
     """
 
+    networks = 'convolutions'
+
     def __init__(
         self,
         at: str = 'neck',
@@ -100,15 +102,6 @@ class MGDLoss(PairedMapsLoss):
         self.generators: Any = nn.ModuleList()
         self.seed: int | None = None
         self.steps = 0
-
-    def prepare(self, student: Any, teacher: Any) -> None:
-        if student is None or teacher is None:
-            raise ValueError(
-                f'{type(self).__name__} makes its convolutions by a dry run but '
-                f'{self.at!r} or {self.teacher_at!r} of the teacher does not run on '
-                'a synthetic image'
-            )
-        super().prepare(student, teacher)
 
     def prepare_maps(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         self.generators = nn.ModuleList(

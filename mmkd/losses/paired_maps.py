@@ -35,6 +35,9 @@ class PairedMapsLoss(DistillLoss):
 
     reads = ('logits',)
 
+    #: What :meth:`prepare_maps` makes, without which there is no loss.
+    networks: str | None = None
+
     def __init__(
         self,
         at: str,
@@ -49,6 +52,12 @@ class PairedMapsLoss(DistillLoss):
 
     def prepare(self, student: Any, teacher: Any) -> None:
         if student is None or teacher is None:
+            if self.networks:
+                raise ValueError(
+                    f'{type(self).__name__} makes its {self.networks} by a dry run but '
+                    f'{self.at!r} or {self.teacher_at!r} of the teacher does not run '
+                    'on a synthetic image'
+                )
             if self.levels == 'stride':
                 raise ValueError(
                     'the strides cannot be found by a dry run; give levels as pairs'
