@@ -1,6 +1,7 @@
-# Localization distillation on BCCD, every term added in turn, for tools/reproduce.py.
+# One-stage detection on BCCD, for tools/reproduce.py: localization distillation with
+# every term added in turn, and each method of features and heads by itself.
 data = 'BCCD'
-title = 'Localization distillation, GFL MobileNetV2 0.25 <- 1.0'
+title = 'GFL MobileNetV2 0.25 <- 1.0'
 teacher = 'configs/hint/gfl_mbv2_bccd.py'
 baseline = 'student alone'
 seeds = (0, 1, 2)
@@ -13,6 +14,17 @@ _hint = {
     'model.losses.loss_hint.at': 'neck',
     'model.losses.loss_hint.loss_weight': 1.0,
 }
+_method = 'configs/hint/hint_gfl_mbv2-025_gfl_mbv2_bccd.py'
+
+
+def _alone(**loss):
+    """Options that put one loss in the place of the hint."""
+    told = {f'model.losses.loss_one.{key}': value for key, value in loss.items()}
+    return {'model.losses.loss_hint': None, **told}
+
+
+# Weights are those of configs/_methods_, none was searched. The heads here
+# have two convolutions, so that CrossKD takes the features behind the first.
 rows = {
     'student alone': dict(config='configs/hint/gfl_mbv2-025_bccd.py'),
     'main LD': dict(config=_ld, options={**_no_vlr, **_no_kd}),
@@ -21,6 +33,32 @@ rows = {
     'main LD + VLR LD + main KD + hint': dict(config=_ld, options=_hint),
     "MMDetection's LDHead": dict(
         config='configs/ld/ldhead_gfl_mbv2-025_gfl_mbv2_bccd.py'
+    ),
+    'hint': dict(config=_method),
+    'CWD': dict(
+        config=_method,
+        options=_alone(
+            type='mmkd.ChannelWiseDivergenceLoss',
+            at='neck',
+            temperature=1,
+            loss_weight=50,
+        ),
+    ),
+    'PKD': dict(
+        config=_method, options=_alone(type='mmkd.PKDLoss', at='neck', loss_weight=24)
+    ),
+    'MGD': dict(
+        config=_method,
+        options=_alone(
+            type='mmkd.MGDLoss', at='neck', mask_ratio=0.65, loss_weight=1e-4
+        ),
+    ),
+    'FGD': dict(
+        config=_method, options=_alone(type='mmkd.FGDLoss', at='neck', loss_weight=5)
+    ),
+    'CrossKD': dict(
+        config=_method,
+        options=_alone(type='mmkd.CrossKDLoss', at='bbox_head', index=1),
     ),
 }
 # First all rows on a short schedule, then the baseline and the best three others on a
