@@ -19,6 +19,8 @@ WRAPPERS = {
     'mmseg': 'mmkd.DistillSegmentor',
 }
 #: Hooks that a distilled run has on top of the stock ones.
+#: What a teacher is called that is the student: its average, or its own layers.
+OWN_TEACHERS = ('ema', 'self')
 DEFAULT_HOOKS = dict(
     distiller_state=dict(type='mmkd.DistillerStateHook'),
     checkpoint=dict(type='mmkd.AtomicCheckpointHook'),
@@ -172,11 +174,27 @@ def teacher_options(teacher: Any) -> dict[str, Any]:
     Example:
         >>> teacher_options('mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py')
         {'config': 'mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py'}
+        >>> teacher_options('ema')
+        {'ema': {}}
     """
     if not isinstance(teacher, str):
         return dict(teacher)
+    if teacher in OWN_TEACHERS:
+        return {teacher: {}}
     key = 'checkpoint' if teacher.endswith(('.pth', '.pt')) else 'config'
     return {key: teacher}
+
+
+def own_kind(teacher: Any) -> str | None:
+    """Which of :data:`OWN_TEACHERS` a ``teacher`` entry names, if any.
+
+    Example:
+        >>> own_kind(dict(ema=dict(momentum=0.01))), own_kind('teacher.pth')
+        ('ema', None)
+    """
+    if not isinstance(teacher, (str, Mapping)):
+        return None
+    return next((k for k in OWN_TEACHERS if k in teacher_options(teacher)), None)
 
 
 def add_default_hooks(cfg: Config) -> Config:

@@ -16,6 +16,7 @@ from torch import nn
 from .distiller import Distiller
 from .inheritance import Inheritance
 from .losses.base import DistillLoss
+from .own_teacher import own_teacher
 from .problems import Problems
 from .registry import MODELS
 from .rng import preserved_rng
@@ -43,7 +44,9 @@ class Distill(_Base):
 
     Args:
         student: Config of the stock model, or the model.
-        teacher: See :func:`mmkd.teacher.build_teacher`.
+        teacher: See :func:`mmkd.teacher.build_teacher`; ``'ema'`` for the average
+            of the student over time, ``'self'`` for its own deeper layers, see
+            :mod:`mmkd.own_teacher`.
         losses: Log name -> loss config. A dict, not a list: dicts merge across
             ``_base_`` and ``--cfg-options``.
         data_preprocessor: Used where the student's config has none (the Runner
@@ -126,7 +129,9 @@ class Distill(_Base):
         built = _build_losses(losses, problems)
         distiller: Any = None
         with problems.caught('teacher'):
-            network = build_teacher(teacher, scope)
+            stock = distilled_from(type(self))
+            network = own_teacher(teacher, self, stock)
+            network = network or build_teacher(teacher, scope)
             network.match_inputs(getattr(self, 'data_preprocessor', None))
             # Before the teacher is made cheaper, which changes its weights.
             inheritance = Inheritance(self, network, init_from_teacher)

@@ -12,7 +12,7 @@ from torch import nn
 
 from .batch import batch_of
 from .dry_run import DryRun, dry_run
-from .fit import Tapped, tapped
+from .fit import Tapped, tapped, told
 from .inheritance import Inheritance
 from .losses.base import DistillLoss
 from .paramwise import spare
@@ -92,6 +92,7 @@ class Distiller(nn.Module):
             with found.caught(name):
                 if name in stock:
                     raise ValueError('a stock loss has this name; choose another')
+                self.teacher.check_taps(loss.at, loss.teacher_at)
             types: Any = (
                 lambda path: tap_of(resolve(student, path)),
                 lambda path: self.teacher.tap_type(path, tap_of),
@@ -210,6 +211,8 @@ class Distiller(nn.Module):
         if self._is_stepping:  # `loss` called by `forward`
             return run_student(*args, **kwargs)
         self.resume_check.first_step(self)
+        if self._moves_teacher:  # not by a copy that something is tried on
+            self.teacher.begin(student)
         active = self.active
         self._is_stepping = True
         try:
@@ -242,13 +245,15 @@ class Distiller(nn.Module):
                 wanted.update(paths)
         # The teacher goes first: its activations are freed before the student's
         # are held for the backward pass.
+        their_types = {path: self._taps['teacher'][path] for path in theirs}
         teacher_taps = self.teacher.run(
             batch,
-            {path: self._taps['teacher'][path] for path in theirs},
+            their_types,
             {path: self._teacher_calls.get(path, 1 << 30) for path in theirs},
             self._reads(active),
         )
         student_types = {path: self._taps['student'][path] for path in ours}
+        student_types.update(self.teacher.recorded_in_student(their_types))
         with record(student, student_types) as student_taps:
             for name in active:
                 loss = self.losses[name]
@@ -259,7 +264,7 @@ class Distiller(nn.Module):
             raise ValueError(
                 f'losses must not have names of stock losses but {sorted(clash)} do'
             )
-        self.teacher.wait(teacher_taps)
+        teacher_taps = self.teacher.completed(teacher_taps, student_taps)
         batch.student = {path: tap.value for path, tap in student_taps.items()}
         batch.teacher = {path: tap.value for path, tap in teacher_taps.items()}
         for name in active:
@@ -291,16 +296,7 @@ class Distiller(nn.Module):
 
     def summary(self) -> str:
         """One line: the teacher, and every term with its taps and weight."""
-        terms = [
-            f'{name} = {type(loss).__name__}({loss.extra_repr()}'
-            + (
-                ')'
-                if loss.teacher_at == loss.at
-                else f', teacher_at={loss.teacher_at!r})'
-            )
-            + ('' if loss.loss_weight else ' off')
-            for name, loss in self.losses.items()
-        ]
+        terms = [told(name, loss) for name, loss in self.losses.items()]
         return f'teacher {self.teacher!r}; {"; ".join(terms) or "no losses"}'
 
 

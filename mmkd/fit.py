@@ -9,7 +9,7 @@ from typing import Any
 
 from .batch import stride
 from .dry_run import DryRun
-from .losses.base import levels
+from .losses.base import DistillLoss, levels
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,22 @@ def tapped(seen: DryRun, path: str) -> Tapped:
         [stride(seen.size, max(m.shape[2:])) for m in maps if m.dim() == 4],
         _facts(tap.value),
     )
+
+
+def told(name: str, loss: DistillLoss) -> str:
+    """A term with its taps and weight.
+
+    Args:
+        name: Its log name.
+        loss: The loss.
+
+    Example:
+        >>> told('loss_hint', DistillLoss('neck', teacher_at='body'))
+        "loss_hint = DistillLoss(at='neck', loss_weight=1.0, teacher_at='body')"
+    """
+    where = '' if loss.teacher_at == loss.at else f', teacher_at={loss.teacher_at!r}'
+    off = '' if loss.loss_weight else ' off'
+    return f'{name} = {type(loss).__name__}({loss.extra_repr()}{where}){off}'
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {

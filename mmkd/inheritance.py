@@ -53,6 +53,11 @@ class Inheritance:
         self._weights: dict[str, dict[str, Tensor]] = {}
         model = getattr(teacher, 'model', None)
         for ours, theirs in _pairs(paths).items():
+            if getattr(teacher, 'is_own', False):
+                raise ValueError(
+                    'init_from_teacher needs another network, not a teacher that is '
+                    'the student; leave it out'
+                )
             if model is None:
                 raise ValueError(
                     'init_from_teacher needs the weights of the teacher, which a '

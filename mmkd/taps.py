@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -97,12 +98,28 @@ class Tap:
             fields: Names of attributes that are read; ``None`` for all there is.
         """
         return tensors_of(
-            [
-                (call.args, call.kwargs, call.output)
-                for calls in self.calls.values()
-                for call in calls
-            ]
+            [vars(call) for calls in self.calls.values() for call in calls]
         )
+
+    def twin(self, changed: Callable[[Tensor], Tensor] = lambda x: x) -> Tap:
+        """Another tap that recorded the same.
+
+        Args:
+            changed: Applied to every recorded tensor.
+        """
+        twin = copy.copy(self)
+        for key, value in vars(self).items():
+            if isinstance(value, (list, dict)):
+                setattr(twin, key, copy.copy(value))
+        twin.calls = self._with(lambda value: each(value, changed))
+        return twin
+
+    def _with(self, changed: Callable[[Any], Any]) -> dict[str, list[Call]]:
+        """What was recorded, with the parts of every call changed."""
+        return {
+            name: [Call(*map(changed, vars(call).values())) for call in calls]
+            for name, calls in self.calls.items()
+        }
 
     def follow(self, student: Tap) -> None:
         """Finish a teacher's tap with what the student computed in this step.
@@ -113,11 +130,7 @@ class Tap:
 
     def to(self, device: torch.device) -> None:
         """Move what was recorded."""
-        for calls in self.calls.values():
-            for call in calls:
-                call.args = move(call.args, device)
-                call.kwargs = move(call.kwargs, device)
-                call.output = move(call.output, device)
+        self.calls = self._with(lambda value: move(value, device))
 
     @property
     def later(self) -> list[nn.Module]:

@@ -12,6 +12,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from .base_teacher import BaseTeacher
 from .batch import Batch
 from .cache.cached_teacher import cached_teacher
 from .dry_run import DryRun, dry_run
@@ -25,7 +26,7 @@ from .taps import Tap, record, resolve
 from .teacher_loading import load_teacher
 
 
-class Teacher:
+class Teacher(BaseTeacher):
     """A frozen network that is run only as far as the losses need.
 
     It is no ``nn.Module`` on purpose: held by one, its weights stay out of
@@ -81,7 +82,7 @@ class Teacher:
         )
 
     @property
-    def normalizations(self) -> tuple[Normalization, Normalization] | None:
+    def normalizations(self) -> tuple[Normalization, Normalization] | None:  # type: ignore[override]
         """The student's and its own, once :meth:`match_inputs` has seen them."""
         found = self._renormalize
         return (found.student, found.teacher) if found else None
@@ -151,7 +152,7 @@ class Teacher:
                 :meth:`economize` was told; everything if not given.
 
         Returns:
-            Path -> tap with what was recorded; :meth:`wait` before reading it.
+            Path -> tap with what was recorded, to be read after :meth:`completed`.
         """
         inputs = self._renormalize(batch) if self._renormalize else batch.inputs
         if self.device is not None:
@@ -174,20 +175,19 @@ class Teacher:
             return nullcontext()
         return self.economy.autocast(self.device or inputs.device)
 
-    def wait(self, taps: Mapping[str, Tap]) -> None:
-        """Let what follows wait for a pass on a stream of its own.
-
-        Args:
-            taps: What :meth:`run` returned.
-        """
+    def completed(
+        self, taps: dict[str, Tap], student: Mapping[str, Tap]
+    ) -> dict[str, Tap]:
+        """See the base class; a pass on a stream of its own is waited for."""
         if self._stream is None:
-            return
+            return taps
         current = torch.cuda.current_stream(self._stream.device)
         current.wait_stream(self._stream)
         for tap in taps.values():
             for tensor in tap.tensors():
                 if tensor.is_cuda:  # so that its memory is not reused too early
                     tensor.record_stream(current)
+        return taps
 
     def _beside(self, inputs: Any) -> Any:
         if not (self.economy.stream and isinstance(inputs, Tensor) and inputs.is_cuda):
@@ -252,9 +252,6 @@ class Teacher:
     def __getstate__(self) -> dict[str, Any]:
         return dict(vars(self), _stream=None)
 
-    def __deepcopy__(self, memo: dict) -> Teacher:
-        return self
-
     def __repr__(self) -> str:
         return f'{type(self.model).__name__} ({self.source}, weights {self.digest})'
 
@@ -269,7 +266,8 @@ def build_teacher(
             metafile), a config path, a checkpoint that holds its config, a
             network, or ``dict(config=..., checkpoint=..., allow_missing=[...],
             allow_random=False, trust=False, device=None)``, to which the options
-            of :class:`~mmkd.economy.Economy` may be added.
+            of :class:`~mmkd.economy.Economy` may be added. What is made of the
+            student is built by :func:`mmkd.own_teacher.own_teacher`.
         scope: Registry scope for a config that names none.
 
     Returns:

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from ..config import is_distilled, model_scope, teacher_options
+from ..config import is_distilled, model_scope, own_kind, teacher_options
 from ..preflight.check import HOW_TO_NAME_A_TEACHER
 from ..preflight.networks import input_size
 
@@ -52,6 +52,11 @@ class Setting:
     def __post_init__(self) -> None:
         if not is_distilled(self.cfg):
             raise ValueError(HOW_TO_NAME_A_TEACHER)
+        if own_kind(self.cfg.model.teacher):
+            raise ValueError(
+                'the teacher must be another network to be measured but is the '
+                f'student: {self.cfg.model.teacher}'
+            )
         if self.size is not None and min(self.size) < 32:
             raise ValueError(f'--image-size must be >= 32 pixels but is {self.size}')
         for name, least in (('batch', 1), ('objects', 0), ('steps', 1)):

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..batch import Batch
-from ..config import is_distilled, teacher_options
+from ..config import is_distilled, own_kind, teacher_options
 from ..dry_run import dry_run
 from ..losses.base import levels
 from ..taps import Tap, record
@@ -238,6 +238,11 @@ def _with_live_teacher(cfg: Config) -> Config:
         teacher.pop(name, None)
     if not teacher:
         raise ValueError('the config names a cache and no teacher to make it of')
+    if own_kind(teacher):
+        raise ValueError(
+            'a cache needs another network as its teacher, not the student, which '
+            'changes in every step'
+        )
     cfg.model.teacher = teacher
     if cfg.get('data_preprocessor'):  # as the Runner does
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)

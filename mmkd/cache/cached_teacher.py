@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..base_teacher import BaseTeacher
 from ..batch import Batch
 from ..dry_run import DryRun
 from ..taps import Tap
@@ -24,7 +24,7 @@ from .tap import CachedTap
 _OWN = ('cache', 'backend_args', 'config', 'checkpoint')
 
 
-class CachedTeacher:
+class CachedTeacher(BaseTeacher):
     """What a teacher says, read from a cache; see ``docs/cache.md``.
 
     It has the interface of :class:`~mmkd.teacher.Teacher` and no network.
@@ -43,11 +43,6 @@ class CachedTeacher:
     Raises:
         ValueError: If there is no complete cache, or it is of another teacher.
     """
-
-    #: There is no network.
-    model = None
-    device = None
-    normalizations = None
 
     def __init__(
         self,
@@ -123,22 +118,6 @@ class CachedTeacher:
         parts, roots = run_parts(cfg, dataset, student)
         check_parts(self._manifest['parts'], parts, str(self.store))
         self._roots = roots
-
-    def match_inputs(self, student_preprocessor: nn.Module | None) -> None:
-        """Nothing: the key holds how inputs are normalised."""
-
-    def apply(self, function: Any) -> None:
-        """Nothing: what is read goes where the student's tensors are."""
-
-    def economize(self, *args: Any) -> None:
-        """Nothing: there is no pass to make cheaper."""
-
-    def precision(self, inputs: Any) -> Any:
-        """Nothing is computed."""
-        return nullcontext()
-
-    def wait(self, taps: Mapping[str, Tap]) -> None:
-        """Nothing to wait for."""
 
     def tap_type(self, path: str, tap_of: Callable[[nn.Module], type[Tap]]) -> Any:
         """How a tap of the teacher is read.
@@ -222,9 +201,6 @@ class CachedTeacher:
                 'it and complete the cache with tools/cache_teacher.py'
             )
         return shard
-
-    def __deepcopy__(self, memo: dict) -> CachedTeacher:
-        return self
 
     def __repr__(self) -> str:
         return f'cached in {self.store} ({self.source}, weights {self.digest})'

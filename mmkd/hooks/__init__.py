@@ -2,12 +2,14 @@
 
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .distill_schedule_hook import DistillScheduleHook
+from .distill_visualization_hook import DistillVisualizationHook
 from .distiller_state_hook import DistillerStateHook
 from .loss_balance_hook import LossBalanceHook
 
 __all__ = [
     'AtomicCheckpointHook',
     'DistillScheduleHook',
+    'DistillVisualizationHook',
     'DistillerStateHook',
     'LossBalanceHook',
 ]

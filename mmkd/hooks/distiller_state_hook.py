@@ -120,7 +120,12 @@ class DistillerStateHook(Hook):
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Add the distiller's state."""
         distiller = distiller_of(runner)
-        state = {} if distiller is None else distiller.state_dict()
+        learnt: dict = dict(state_dict={}, teacher={})
+        if distiller is not None:
+            learnt = dict(
+                state_dict=distiller.state_dict(),
+                teacher=distiller.teacher.state_dict(),
+            )
         if get_world_size() == 1:
             states = [self._state()]
         else:
@@ -128,7 +133,7 @@ class DistillerStateHook(Hook):
             iteration, states = self._gathered
             states = states if iteration == runner.iter else []
         checkpoint[_KEY] = dict(
-            state_dict=move(dict(state), torch.device('cpu')),
+            **move(learnt, torch.device('cpu')),
             rng=states,
             losses=[] if distiller is None else list(distiller.losses),
             parameters=parameter_names(runner, model_of(runner)),
@@ -181,6 +186,7 @@ def _restore(distiller: Any, entry: dict, checkpoint: dict, runner: Any) -> None
             'the checkpoint to resume from was written with other adapters or critics '
             f'(a term under a new log name starts anew): {" ".join(str(error).split())}'
         ) from error
+    distiller.teacher.load_state_dict(entry.get('teacher') or {})
     distiller.resume_check.is_restored = True
     if new or gone:
         fit_optimizers(checkpoint, entry.get('parameters'), runner, model_of(runner))

@@ -158,9 +158,11 @@ class _Sections:
                 its = self.run.teacher
                 kind = 'random' if its.is_random else 'strictly loaded'
                 source = f'{its.source}; {kind}, {its.digest}'
+                if its.is_own:
+                    source = its.source
                 networks['teacher'] = (
                     Network('none', 0, 0, None, repr(its))
-                    if isinstance(its, CachedTeacher)
+                    if its.model is None
                     else replace(
                         describe(its.model, source, size, self.findings),
                         parameters=its.num_parameters,
@@ -264,7 +266,9 @@ class _Sections:
         its, runner = self.run.teacher, self.run.runner
         if its is None or runner is None:
             return self.skipped('Teacher', 'it could not be built')
-        if isinstance(its, CachedTeacher):
+        if its.is_own:
+            return self.skipped('Teacher', 'it is the student, which has not trained')
+        if its.model is None:
             return self.skipped('Teacher', 'it is read from a cache')
         if self.run.cfg.get('val_dataloader') is None:
             self.findings.note('the config has no val_dataloader to try the teacher on')

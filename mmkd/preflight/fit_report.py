@@ -76,7 +76,7 @@ def class_names(cfg: Config) -> Sequence[str] | None:
 def inputs_told(teacher: Teacher) -> str:
     """How the teacher's inputs are made of the student's, in words."""
     both = teacher.normalizations
-    if teacher.model is None:
+    if teacher.model is None and not teacher.is_own:
         return 'as it was when the teacher was cached'
     if both is None or both[0] == both[1]:
         return 'the same for both'

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..cli import build_runner
-from ..config import is_distilled, model_scope, student_config
+from ..config import is_distilled, model_scope, own_kind, student_config
 from ..distiller import Distiller
 from ..problems import problems_of
 from ..teacher import Teacher, build_teacher
@@ -73,7 +73,7 @@ def rehearse(
         model.to(torch.device(device) if device else next(model.parameters()).device)
         if is_distilled(rest):
             teacher = model.distiller.teacher
-    else:
+    elif own_kind(entry) is None:
         with findings.guarded('the teacher', 'see mmkd.teacher.build_teacher'):
             teacher = build_teacher(entry, scope)
             if teacher.model is not None:

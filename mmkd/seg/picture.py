@@ -220,9 +220,3 @@ def _share(colour: Sequence[int]) -> tuple[float, float, float]:
 def _mark(axis: Any, size: Sequence[int], place: tuple[float, float]) -> None:
     y, x = (int(p * n) for p, n in zip(place, size))
     axis.plot(x, y, 'o', ms=6, mfc='#F0E442', mec='black')
-
-
-def as_image(figure: Any) -> np.ndarray:
-    """A figure as RGB, (H, W, 3), uint8."""
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

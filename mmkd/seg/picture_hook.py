@@ -14,6 +14,7 @@ from mmengine.runner import load_checkpoint
 
 from ..config import student_config
 from ..registry import HOOKS
+from ..side_by_side import as_image
 
 
 @HOOKS.register_module()
@@ -89,7 +90,8 @@ class SegmentationPictureHook(Hook):
             runner.logger.warning(f'no picture: {type(error).__name__}: {error}')
 
     def _draw(self, runner: Any) -> None:
-        from .picture import as_image, draw, look
+
+        from .picture import draw, look
 
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         data = runner.val_dataloader.dataset

@@ -42,8 +42,9 @@ WEIGHT_0 = dict(
 )
 
 
-def joined_model() -> dict:
-    return distilled(BOTH, norm='GN', dropout=0.0)
+def joined_model(teacher: str | None = None) -> dict:
+    model = distilled(BOTH, norm='GN', dropout=0.0)
+    return dict(model, teacher=teacher) if teacher else model
 
 
 def main(rank: int, folder: Path) -> None:
@@ -65,6 +66,7 @@ def main(rank: int, folder: Path) -> None:
 
     results: dict = {}
     run('joined', joined_model(), **JOINED)
+    run('joined, ema', joined_model('ema'), **JOINED)
     run('weight 0', distilled(WEIGHT_0, norm='GN'))
     run('epochs', distilled(BOTH, norm='GN'), **RANDOM)
     changes = dict(

@@ -12,8 +12,9 @@ from tiny_models import build, segmentation_batch, tiny_pspnet
 
 from mmkd.config import distill_config
 from mmkd.demo.digits import make_digits
-from mmkd.seg.picture import Row, Seen, affinity, as_image, draw, look, place_of
+from mmkd.seg.picture import Row, Seen, affinity, draw, look, place_of
 from mmkd.seg.picture_hook import SegmentationPictureHook
+from mmkd.side_by_side import as_image
 from mmkd.training import train_config
 
 pytest.importorskip('skimage')

@@ -1,0 +1,184 @@
+"""What student and teacher see, after validations."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+
+from ..distill import Distill
+from ..preflight.fit_report import class_names_of
+from ..registry import HOOKS
+from ..rng import preserved_rng
+from ..side_by_side import (
+    Seen,
+    as_image,
+    drawn,
+    feature_taps,
+    features_figure,
+    look,
+    picture_of,
+    predictions_figure,
+)
+from ._runner import model_of
+
+
+@HOOKS.register_module()
+class DistillVisualizationHook(Hook):
+    """Draws truth, student and teacher side by side, and the tapped feature maps.
+
+    After a validation two pictures go to the runner's visualizer, and so to every one
+    of its ``vis_backends`` (files in the work directory, TensorBoard, WandB):
+    ``distill_predictions``, drawn by the stock visualizer of the task, and
+    ``distill_features``, the mean absolute activation over the channels where terms
+    compare features, of the first picture. The run is bit for bit the one without the
+    hook. A teacher that is cached, or the student's own layers, has no column.
+
+    The teacher predicts with its whole network: parts that no loss reads come onto the
+    device for it, and stay there.
+
+    Args:
+        interval: Draw after every so many validations.
+        indices: Items of the validation data set.
+        score: Boxes of a smaller score are not drawn.
+
+    Raises:
+        ValueError: If a number is not positive; when training starts, if there is no
+            such item, or the model has no teacher.
+
+    Example:
+        >>> from mmkd.registry import HOOKS
+        >>> hook = HOOKS.build(dict(type='mmkd.DistillVisualizationHook', interval=2))
+        >>> hook.indices
+        [0, 1, 2, 3]
+    """
+
+    priority = 'LOW'
+
+    def __init__(
+        self,
+        interval: int = 1,
+        indices: Sequence[int] = (0, 1, 2, 3),
+        score: float = 0.3,
+    ) -> None:
+        if type(interval) is not int or interval < 1:
+            raise ValueError(f'interval must be an integer >= 1 but is {interval!r}')
+        if not indices or min(indices) < 0:
+            raise ValueError(
+                f'indices must name items of the data set but are {list(indices)}'
+            )
+        if not 0 <= score < 1:
+            raise ValueError(f'score must be in [0, 1) but is {score}')
+        self.interval = interval
+        self.indices = list(indices)
+        self.score = score
+        self._validations = 0
+        self._frozen: list[Seen] | None = None
+
+    def before_train(self, runner: Any) -> None:
+        """Check what can be known before hours of training."""
+        model = model_of(runner)
+        if not isinstance(model, Distill):
+            raise ValueError(
+                'DistillVisualizationHook draws a distilled model but the model is '
+                f'{type(model).__name__}; take it out of the hooks'
+            )
+        if runner.val_loop is None:
+            raise ValueError(
+                'DistillVisualizationHook draws after validations; the run has none: '
+                'take it out of the hooks, or add val_dataloader'
+            )
+        length = len(runner.val_loop.dataloader.dataset)
+        if max(self.indices) >= length:
+            raise ValueError(
+                f'indices must be below {length}, the length of the validation data, '
+                f'but are {self.indices}'
+            )
+
+    def after_val_epoch(
+        self, runner: Any, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Draw, in the main process."""
+        self._validations += 1
+        if runner.rank or self._validations % self.interval:
+            return
+        try:
+            with preserved_rng():
+                self._draw(runner)
+        except Exception as error:  # a picture is not worth the training
+            print_log(
+                f'mmkd: no picture: {type(error).__name__}: {error}',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+    def _draw(self, runner: Any) -> None:
+        model: Any = model_of(runner)
+        data = runner.val_loop.dataloader.dataset
+        items = [data[index] for index in self.indices]
+        taps = feature_taps(model.distiller)
+        seen = {
+            'student': [
+                look(model, x, [ours for ours, _ in taps.values()]) for x in items
+            ]
+        }
+        theirs = self._teacher(model.distiller.teacher, items, taps)
+        if theirs is not None:
+            seen['teacher'] = theirs
+        predictions = self._predictions(runner, model, items, seen)
+        runner.visualizer.add_image('distill_predictions', predictions, runner.iter)
+        features = _features(picture_of(items[0]), taps, seen)
+        if features is not None:
+            runner.visualizer.add_image('distill_features', features, runner.iter)
+
+    def _teacher(self, teacher: Any, items: list, taps: dict) -> list[Seen] | None:
+        if teacher.model is None:
+            return None
+        if self._frozen is None or teacher.is_own:
+            teacher.use_all()
+            paths = [theirs for _, theirs in taps.values()]
+            with teacher.precision(next(teacher.model.parameters())):
+                self._frozen = [look(teacher.model, x, paths) for x in items]
+        return self._frozen
+
+    def _predictions(
+        self, runner: Any, model: Any, items: list, seen: dict[str, list[Seen]]
+    ) -> np.ndarray:
+        stock = copy.copy(runner.visualizer)  # whose names may be changed
+        rows = []
+        for place, item in enumerate(items):
+            first = seen['student'][place].sample
+            row = dict(truth=drawn(stock, item, first, truth=True))
+            for name, found in seen.items():
+                network = model.distiller.teacher.model if name == 'teacher' else None
+                names = class_names_of(network) if network is not None else None
+                own = copy.copy(stock)
+                if names:
+                    own.dataset_meta = dict(classes=names)
+                row[name] = drawn(own, item, found[place].sample, score=self.score)
+            rows.append(row)
+        return as_image(predictions_figure(rows))
+
+
+def _features(
+    picture: np.ndarray,
+    taps: dict[str, tuple[str, str]],
+    seen: dict[str, list[Seen]],
+) -> np.ndarray | None:
+    """The maps of the first picture, a row for every level of every pair of taps."""
+    rows = []
+    for paths in dict.fromkeys(taps.values()):
+        by_name = {
+            name: found[0].maps.get(path, [])
+            for (name, found), path in zip(seen.items(), paths)
+        }
+        for level in range(max(map(len, by_name.values()))):
+            row = {n: maps[level] for n, maps in by_name.items() if level < len(maps)}
+            title = ' / '.join(dict.fromkeys(paths))
+            rows.append((f'{title}, level {level}', row))
+    return as_image(features_figure(picture, rows)) if rows else None
