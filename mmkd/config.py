@@ -200,8 +200,8 @@ def own_kind(teacher: Any) -> str | None:
 def add_default_hooks(cfg: Config) -> Config:
     """Add exact resume and atomic checkpoints to ``default_hooks``.
 
-    Types that a config chose itself are kept, but for the stock checkpoint hook;
-    so is ``None``, by which a config switches a hook off.
+    Types that a config chose itself are kept, but for the stock checkpoint hook and
+    the stock log processor; so is ``None``, by which a config switches a hook off.
     """
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     for name, hook in DEFAULT_HOOKS.items():
@@ -213,6 +213,10 @@ def add_default_hooks(cfg: Config) -> Config:
                 del hooks[name]
         elif _type_name(entry, 'CheckpointHook') == 'CheckpointHook':
             hooks[name] = ConfigDict({**entry, **hook})
+    if is_distilled(cfg):
+        processor = cfg.get('log_processor') or ConfigDict()
+        if _type_name(processor, 'LogProcessor') == 'LogProcessor':
+            cfg.log_processor = {**processor, 'type': 'mmkd.DistillLogProcessor'}
     _add_import(cfg)
     return cfg
 
@@ -263,6 +267,8 @@ def student_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
             hook['type'] = 'CheckpointHook'
         elif _is_ours(hook):
             del hooks[name]
+    if _is_ours(cfg.get('log_processor') or {}):
+        cfg.log_processor.type = 'LogProcessor'
     if cfg.get('custom_hooks'):
         cfg.custom_hooks = [hook for hook in cfg.custom_hooks if not _is_ours(hook)]
     if not names_mmkd(cfg.to_dict()):

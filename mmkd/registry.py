@@ -55,6 +55,12 @@ HOOKS = LeafRegistry(
     scope='mmkd',
     locations=['mmkd.hooks', 'mmkd.seg.picture_hook'],
 )
+LOG_PROCESSORS = LeafRegistry(
+    'log processor',
+    parent=root.LOG_PROCESSORS,
+    scope='mmkd',
+    locations=['mmkd.log_processor'],
+)
 DATASETS = LeafRegistry(
     'dataset',
     parent=root.DATASETS,
