@@ -146,6 +146,7 @@ def test_the_shown_reference_agrees_and_notices_a_change(module):
         exec(compile(reference, 'reference', 'exec'), {})
 
 
+@pytest.mark.timeout(900)  # a whole run of pytest
 def test_the_contract_of_all_losses_covers_it(folder):
     done = subprocess.run(
         [sys.executable, '-m', 'pytest', 'tests/losses/test_contract.py', '-q',
