@@ -22,7 +22,7 @@ CORE := $(addprefix tests/, hooks seg/test_seg_views.py seg/test_skds_on_segment
 # Seconds after which that run is stopped and has failed.
 CORE_LIMIT ?= 1500
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg demo-seeds demo-seg-seeds test setup-onedl test-onedl coverage lint format typecheck docs check clean
+.PHONY: help setup demo demo-seg demo-seeds demo-seg-seeds test setup-onedl test-onedl coverage lint format typecheck docs docs-links check clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' \
@@ -73,11 +73,17 @@ format: setup  ## Rewrite files in the project's format
 typecheck: setup  ## Check the types of the package
 	$(PY) -m mypy
 
-docs: setup  ## Check links, commands and code in README and docs
-	$(TEST_ENV) $(PY) -m pytest tests/test_readme.py $(ARGS)
+# Sources from the root: README and configs/*/README.md are pages, too (docs/conf.py).
+SPHINX := $(PY) -m sphinx -n -c docs .
+docs: setup  ## Build the documentation; warnings and broken links are errors
+	$(TEST_ENV) $(SPHINX) -b html -W --keep-going docs/_build/html $(ARGS)
+	@echo 'It is in docs/_build/html/index.html'
 
-check: lint typecheck docs test  ## All of the above checks
+docs-links: setup  ## Try the links to other sites (needs the Internet)
+	$(TEST_ENV) $(SPHINX) -b linkcheck docs/_build/linkcheck $(ARGS)
+
+check: lint typecheck test  ## All of the above checks
 
 clean:  ## Remove build products and caches (keeps the environment and data)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -30,6 +30,7 @@ HOSTS = [
     'setuptools<81',
 ]
 DEMO = ['scikit-learn', 'scikit-image', 'matplotlib']
+DOCS = ['sphinx', 'myst-parser']
 TESTS = ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', *DEMO]
 
 setup(
@@ -58,7 +59,8 @@ setup(
         'default': HOSTS,
         'demo': DEMO,
         'tests': TESTS,
-        'dev': ['ruff', 'mypy', *TESTS],
+        'docs': DOCS,
+        'dev': ['ruff', 'mypy', *DOCS, *TESTS],
         'tensorboard': ['tensorboard'],
         'cache': ['safetensors>=0.4.3'],
         'text': ['transformers'],

@@ -56,7 +56,7 @@ class Distill(_Base):
             see :class:`~mmkd.inheritance.Inheritance`.
 
     Attributes:
-        distiller: The :class:`Distiller`.
+        distiller: The :class:`~mmkd.distiller.Distiller`.
 
     Raises:
         ValueError: For whatever does not fit, when the model is built.

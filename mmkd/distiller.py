@@ -74,7 +74,7 @@ class Distiller(nn.Module):
 
         Args:
             student: The model that will run; left as it was.
-            tap_of: Function from a module to the :class:`Tap` type it needs.
+            tap_of: Function from a module to the :class:`~mmkd.taps.Tap` type it needs.
             problems: Where to collect what does not fit; raised here if not given.
 
         Raises:

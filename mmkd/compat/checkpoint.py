@@ -52,7 +52,7 @@ def load_file(
     """Load a checkpoint, accepting only data.
 
     Tensors, numbers, strings, containers and what numpy and mmengine write
-    (:mod:`mmkd.compat.harmless`) are data. The same holds on every torch.
+    (``mmkd.compat.harmless``) are data. The same holds on every torch.
 
     Args:
         path: File written by ``torch.save``, of the zip or the older format.

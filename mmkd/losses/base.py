@@ -38,9 +38,10 @@ class DistillLoss(nn.Module):
     #: How some of these paths are tapped, where not as usual.
     tap_types: Mapping[str, type[Tap]] = {}
 
-    #: Fields of the teacher's head view that :meth:`distance` reads; ``None`` for
-    #: whatever there is. What computes other fields alone (the other tower of a head)
-    #: is left out of the teacher's pass. :func:`levels` reads ``'logits'``.
+    #: Fields of the teacher's head view that :meth:`.DistillLoss.distance` reads;
+    #: ``None`` for whatever there is. What computes other fields alone (the other
+    #: tower of a head) is left out of the teacher's pass.
+    #: :func:`~mmkd.losses.base.levels` reads ``'logits'``.
     reads: tuple[str, ...] | None = None
 
     #: What the student's classes must be called, if the teacher knows names.
@@ -83,7 +84,7 @@ class DistillLoss(nn.Module):
         """The same for the further paths: path -> what its tap yielded."""
 
     def places(self, student: Any, batch: Batch) -> Tensor | None:
-        """Where :meth:`distance` reads the teacher, for ``tools/cache_teacher.py``.
+        """Where :meth:`.DistillLoss.distance` reads the teacher, for a cache of it.
 
         Args:
             student: What the student's tap yielded in this step.
