@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mmcv
+import cv2
 import numpy as np
 import torch
 from mmengine import fileio
@@ -114,7 +114,7 @@ def drawn(
         visualizer.add_datasample(
             'picture', picture_of(item), sample.cpu(), out_file=path, **options
         )
-        return mmcv.imread(path, channel_order='rgb')
+        return _rgb(cv2.imread(path))
 
 
 def picture_of(item: Mapping[str, Any]) -> np.ndarray:
@@ -126,10 +126,17 @@ def picture_of(item: Mapping[str, Any]) -> np.ndarray:
     sample = item['data_samples']
     path = sample.metainfo.get('img_path')
     if path is not None:
-        return mmcv.imfrombytes(fileio.get(path), channel_order='rgb')
-    picture = item['inputs'].permute(1, 2, 0).numpy()[..., ::-1].astype(np.uint8)
+        data = np.frombuffer(fileio.get(path), np.uint8)
+        return _rgb(cv2.imdecode(data, cv2.IMREAD_COLOR))
     height, width = sample.ori_shape[:2]
-    return mmcv.imresize(np.ascontiguousarray(picture), (width, height))
+    picture = item['inputs'].permute(1, 2, 0).numpy().astype(np.uint8)
+    return _rgb(cv2.resize(picture, (width, height)))
+
+
+def _rgb(picture: np.ndarray | None) -> np.ndarray:
+    if picture is None:
+        raise ValueError('a picture cannot be read')
+    return np.ascontiguousarray(picture[..., ::-1])
 
 
 def predictions_figure(rows: Sequence[Mapping[str, np.ndarray]]) -> Any:

@@ -23,8 +23,9 @@ FOUNDATION = {
     'rng',
     'taps',
 }
-# matplotlib, rich and yaml are requirements of mmengine.
+# matplotlib, OpenCV, rich and yaml are requirements of mmengine.
 CORE_LIBRARIES = {
+    'cv2',
     'matplotlib',
     'mmengine',
     'numpy',

@@ -27,7 +27,7 @@ def logged(folder, model, **processor):
         'default_hooks.logger': dict(type='LoggerHook', interval=2),
         'visualizer': dict(
             type='Visualizer',
-            name=folder.name,
+            name=str(folder),
             vis_backends=[dict(type='LocalVisBackend')],
         ),
     }
@@ -49,7 +49,7 @@ def test_the_losses_are_grouped_and_add_up(tmp_path, hierarchy):
     prefix = 'train/' if hierarchy else ''
     for line, record in zip(lines, records):
         found = re.search(
-            r'\(train\)  \[\d\]\[\d/4\]  .*lr: \S+  eta: \S+  .*time: \S+  data_time: '
+            r'\(train\) +\[\d\]\[\d/4\]  .*lr: \S+  eta: \S+  .*time: \S+  data_time: '
             r'\S+  .*loss: (\S+) = task (\S+) \(cls (\S+)\) \+ distillation (\S+) '
             r'\(hint (\S+)  soft (\S+)\)$',
             line,
