@@ -63,6 +63,7 @@ setup(
         'dev': ['ruff', 'mypy', *DOCS, *TESTS],
         'tensorboard': ['tensorboard'],
         'cache': ['safetensors>=0.4.3'],
+        'tune': ['optuna'],
         'text': ['transformers'],
         'gan': ['torchmetrics'],
     },

@@ -12,9 +12,7 @@ so it can be stopped at any time. A run's own output is in its work directory.
 import argparse
 import os
 import shlex
-import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from mmkd.cli import one_sentence_errors
 from mmkd.config import config_root
 from mmkd.experiments.page import write_page
 from mmkd.experiments.plan import TEACHER, Plan, Run, Task
+from mmkd.experiments.process import run_training
 from mmkd.experiments.results import append_result, read_results, result_of
 
 TRAIN = Path(__file__).with_name('train.py')
@@ -56,36 +55,14 @@ def command_of(run: Run) -> list[str]:
     return [*command, '--cfg-options', *options] if options else command
 
 
-def how_far(log: Path) -> str:
-    """Epoch, iteration and time left, from the last line that tells."""
-    lines = [line for line in log.read_text().splitlines() if ' eta: ' in line]
-    if not lines:
-        return 'starting'
-    where, _, eta = lines[-1].partition(' eta: ')
-    where = where.rpartition('(train)')[2].split('lr:')[0].removesuffix('base_').strip()
-    return f'{where}, {eta.split()[0]} left'
-
-
 def execute(run: Run, task: Task, console: Console) -> dict:
     """Train, showing how far it is."""
-    run.work_dir.mkdir(parents=True, exist_ok=True)
     log = run.work_dir / 'log.txt'
     command = command_of(run)
-    started = time.monotonic()
-    with log.open('w') as file, console.status('starting') as status:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            while process.poll() is None:
-                time.sleep(1)
-                status.update(how_far(log))
-        finally:
-            process.kill()  # whoever stops this tool stops its run
-            process.wait()
-    if process.returncode < 0:
-        raise RuntimeError(f'the run was killed from outside: see {log}')
-    seconds = time.monotonic() - started
+    with console.status('starting') as status:
+        returncode, seconds = run_training(command, log, status.update)
     shown = shlex.join(['python', 'tools/train.py', *command[2:]])
-    return result_of(run, task, shown, seconds, process.returncode)
+    return result_of(run, task, shown, seconds, returncode)
 
 
 def work_through(plan: Plan, path: Path, stage: str | None, console: Console) -> None:
