@@ -110,7 +110,11 @@ class Data:
                     metric.img_ids = list(seen)
         with _quiet():
             found = evaluator.evaluate(len(seen))
-        return {key: float(value) for key, value in found.items() if _single(value)}
+        return {
+            key: float(value)
+            for key, value in found.items()
+            if _single(value) and value != -1  # COCO's word for none
+        }
 
     def image(self, index: int) -> np.ndarray:
         """A picture in its own size, BGR, uint8."""

@@ -140,7 +140,7 @@ class DetectionJudge:
         for box, label in zip(boxes, labels):
             draw_box(picture, box * factor, self._name(label), _TRUTH)
         counts = Counter(self._name(label) for label in labels)
-        named = ', '.join(f'{count} {name}' for name, count in counts.most_common(6))
+        named = ', '.join(f'{count} × {name}' for name, count in counts.most_common(6))
         plural = 'object' if len(boxes) == 1 else 'objects'
         return picture, f'{len(boxes)} {plural}' + (f': {named}' if named else '')
 

@@ -120,7 +120,7 @@ def read_run(work_dir: Path, name: str | None = None) -> Run:
         cfg=cfg,
         config_file=config_file,
         curves=curves,
-        final={key: float(value) for key, value in last.items() if _is_metric(key)},
+        final=_metrics(last),
         final_step=last.get('step'),
         checkpoint=newest_checkpoint(work_dir),
         environment=logged_environment(work_dir),
@@ -208,6 +208,15 @@ def _lines(work_dir: Path) -> Iterator[dict[str, Any]]:
         for line in log.read_text().splitlines():
             with suppress(json.JSONDecodeError):  # the last one may be half written
                 yield json.loads(line)
+
+
+def _metrics(line: dict[str, Any]) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in line.items()
+        # COCO says -1 where there are no such objects.
+        if _is_metric(key) and isinstance(value, (int, float)) and value != -1
+    }
 
 
 def _is_metric(key: str) -> bool:

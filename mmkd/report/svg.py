@@ -199,12 +199,12 @@ def edge_chart(
     """
     width, height, left, bottom = 260, 150, 34, 30
     seen = [
-        x
+        following  # so that a line is seen to fall
         for who, row in chances.items()
-        for x, chance in zip(pixels[who], row)
+        for following, chance in zip([*pixels[who][1:], pixels[who][-1]], row)
         if chance > _NOTHING
     ]
-    right = max(*seen, truth, 1.0) * 1.15
+    right = max(*seen, truth * 1.1, 1.0)
     top = max(max(values) for values in chances.values()) * 1.08 or 1.0
 
     def at(x: float, y: float) -> str:

@@ -156,10 +156,12 @@ def percent(share: float | None) -> str:
     """A share in percent.
 
     Example:
-        >>> percent(0.425), percent(-0.1), percent(None)
-        ('42 %', '−10 %', '–')
+        >>> percent(0.425), percent(-0.1), percent(-0.001), percent(None)
+        ('42 %', '−10 %', '0 %', '–')
     """
-    return '–' if share is None else f'{share * 100:.0f} %'.replace('-', '−')
+    if share is None:
+        return '–'
+    return f'{round(share * 100)} %'.replace('-', '−')  # round: no minus zero
 
 
 def _bar(student: Any, distilled: Any, teacher: Any, top: float) -> str:
