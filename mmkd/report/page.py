@@ -48,10 +48,10 @@ def write_report(
         ModuleNotFoundError: If jinja2 is not installed.
     """
     template = _template()
-    out.parent.mkdir(parents=True, exist_ok=True)
     with _silent_logger():
         page, notes = contents(work_dirs, options, stages)
     html = template.render(page)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         temporary.write_text(html, encoding='utf-8')
     return notes

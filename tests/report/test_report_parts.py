@@ -1,19 +1,23 @@
 """The parts of a report that need no network."""
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mmengine.config import Config
+from rich.console import Console
 
+from mmkd.preflight.progress import Stages
 from mmkd.report.config_diff import config_diff
 from mmkd.report.curves import chart_groups
 from mmkd.report.detection import Found, match
 from mmkd.report.drawing import draw_box, heat, jpeg
 from mmkd.report.environment import git_state
+from mmkd.report.evaluate import Options
 from mmkd.report.outcome import Outcome, share_closed
-from mmkd.report.page import compared_with, ordered
+from mmkd.report.page import compared_with, ordered, write_report
 from mmkd.report.run import logged_environment, newest_checkpoint, read_runs
 from mmkd.report.sections import ranked
 from mmkd.report.segmentation import counts
@@ -126,6 +130,14 @@ def test_what_is_no_run_is_a_sentence(tmp_path, break_it, message):
     (work_dir(tmp_path / 'no_config') / '20260101' / 'vis_data' / 'config.py').unlink()
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_runs([Path(p) for p in break_it(tmp_path)])
+
+
+def test_a_wrong_name_leaves_no_folder_behind(tmp_path):
+    wrong = tmp_path / 'wrong'
+    stages = Stages(Console(file=io.StringIO()))
+    with pytest.raises(FileNotFoundError, match='is no folder'):
+        write_report([wrong], wrong / 'report.html', Options(), stages)
+    assert not wrong.exists()
 
 
 def test_the_baseline_comes_first(runs):
