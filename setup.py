@@ -12,7 +12,7 @@ VERSION = re.search(r"^__version__ = '([^']+)'$", SOURCE, re.MULTILINE)[1]
 # setuptools takes package data from below the package only: mmkd/.mim/configs
 # is a link to configs/, and `mmkd::...` finds the files there in every kind of
 # installation.
-MIM_DATA = ['.mim/*.yml', '.mim/configs/**/*.py', '.mim/configs/**/*.md']
+DATA = ['report/*.j2', '.mim/*.yml', '.mim/configs/**/*.py', '.mim/configs/**/*.md']
 
 # Only what any OpenMMLab environment has already: installing mmkd into one must
 # not replace its torch, its mmcv or its mmengine (or a fork under other names).
@@ -31,7 +31,11 @@ HOSTS = [
 ]
 DEMO = ['scikit-learn', 'scikit-image', 'matplotlib']
 DOCS = ['sphinx', 'myst-parser']
-TESTS = ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', *DEMO]
+REPORT = ['jinja2']
+TESTS = [
+    *('pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'optuna'),
+    *(*DEMO, *REPORT),
+]
 
 setup(
     name='mmkd',
@@ -51,13 +55,14 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['mmkd', 'mmkd.*']),
-    package_data={'mmkd': MIM_DATA},
+    package_data={'mmkd': DATA},
     # mmengine calls pkgutil.find_loader, which Python 3.14 removed.
     python_requires='>=3.10,<3.14',
     install_requires=REQUIRED,
     extras_require={
         'default': HOSTS,
         'demo': DEMO,
+        'report': REPORT,
         'tests': TESTS,
         'docs': DOCS,
         'dev': ['ruff', 'mypy', *DOCS, *TESTS],

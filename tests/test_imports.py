@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'mmkd'
 # Applications of all the others.
-APPLICATIONS = {'benchmark', 'coverage', 'demo'}
+APPLICATIONS = {'benchmark', 'coverage', 'demo', 'report'}
 LEAVES = APPLICATIONS | {'det', 'gan', 'netaug', 'seg', 'text'}
 # What losses, taps and adapters may know of: never a teacher or a runner.
 FOUNDATION = {

@@ -147,7 +147,10 @@ def test_the_wheel_holds_every_module_and_config_and_nothing_else(tree, wheel):
         for p in (tree / 'configs').rglob('*')
         if p.suffix in ('.py', '.md')
     }
-    assert packed == modules | configs | {'mmkd/.mim/model-index.yml'}
+    assert packed == modules | configs | {
+        'mmkd/.mim/model-index.yml',
+        'mmkd/report/page.html.j2',
+    }
 
 
 @needs_build_tools
@@ -228,7 +231,7 @@ def test_continuous_integration_runs_what_the_readme_names():
 def test_the_pinned_set_holds_all_that_the_extras_ask_for():
     pinned = {re.split(r'[=;]', line)[0] for line in pins('requirements.txt')}
     source = (ROOT / 'setup.py').read_text(encoding='utf-8')
-    for group in ('HOSTS', 'DEMO', 'TESTS'):
+    for group in ('HOSTS', 'DEMO', 'REPORT', 'TESTS'):
         body = re.search(rf'^{group} = \[(.*?)\]', source, re.DOTALL | re.MULTILINE)[1]
         names = re.findall(r"'([\w.-]+)", body)
         assert names

@@ -5,7 +5,7 @@
 
 Every trial trains for --length epochs (or iterations, where the config counts them)
 with each weight times a factor between 1/SPAN and SPAN; the first one has the config's
-own weights. Optuna's TPE chooses the factors. The search can be stopped at any time: the
+own weights. Optuna's TPE chooses the factors. A search can be stopped at any time: the
 same command goes on. Differences that other seeds would make, too, mean nothing: give
 several --seeds. The best weights are printed as --cfg-options.
 """
