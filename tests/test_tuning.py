@@ -52,7 +52,7 @@ def search(tmp_path, **options) -> Search:
 
 
 def test_the_weights_are_those_of_the_terms_that_are_on():
-    assert weights_of(config()) == dict(loss_hint=0.5, loss_ld=1.0)
+    assert weights_of(config()) == dict(loss_hint=0.5, loss_ld=0.25)  # LD's default
 
 
 def test_it_finds_the_best_weight_and_goes_on_where_it_stopped(tmp_path):
