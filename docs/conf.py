@@ -56,7 +56,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Types of other libraries. Their inventories would have to be downloaded.
     (r'py:.*', r'(torch|mmengine|mmdet|rich|collections|pathlib|os)\..*'),
-    (r'py:class', r'Tensor|BaseModel'),
+    (r'py:class', r'Tensor|BaseModel|Runner'),
     # Annotations of dataclasses that are texts, which Sphinx splits at commas.
     (r'py:class', r'(dict|tuple)\[.*'),
     # Internal: in a signature, but on no page.
@@ -84,6 +84,7 @@ faq
 :hidden:
 :caption: Using it
 check
+report
 training
 cache
 errors

@@ -28,6 +28,13 @@ class DistillLogProcessor(LogProcessor):
     def get_log_after_iter(
         self, runner: Any, batch_idx: int, mode: str
     ) -> tuple[dict, str]:
+        """The stock values and line, the line of a training step with grouped losses.
+
+        Args:
+            runner: The runner.
+            batch_idx: Of the batch in its loop.
+            mode: ``'train'``, ``'val'`` or ``'test'``.
+        """
         tag, line = super().get_log_after_iter(runner, batch_idx, mode)
         model = runner.model
         while is_model_wrapper(model):
