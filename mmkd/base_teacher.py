@@ -57,11 +57,12 @@ class BaseTeacher:
     def economize(self, seen: DryRun, reads: Reads) -> None:
         """Make the passes cheaper, now that it is known what is read of them."""
 
-    def begin(self, student: nn.Module) -> None:
+    def begin(self, student: nn.Module, is_copy: bool = False) -> None:
         """Called at the beginning of every training step.
 
         Args:
             student: The student.
+            is_copy: Whether it is a copy on which a step is tried.
         """
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -18,9 +18,9 @@ WRAPPERS = {
     'mmdet': 'mmkd.DistillDetector',
     'mmseg': 'mmkd.DistillSegmentor',
 }
-#: Hooks that a distilled run has on top of the stock ones.
 #: What a teacher is called that is the student: its average, or its own layers.
 OWN_TEACHERS = ('ema', 'self')
+#: Hooks that a distilled run has on top of the stock ones.
 DEFAULT_HOOKS = dict(
     distiller_state=dict(type='mmkd.DistillerStateHook'),
     checkpoint=dict(type='mmkd.AtomicCheckpointHook'),

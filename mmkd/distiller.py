@@ -211,8 +211,8 @@ class Distiller(nn.Module):
         if self._is_stepping:  # `loss` called by `forward`
             return run_student(*args, **kwargs)
         self.resume_check.first_step(self)
-        if self._moves_teacher:  # not by a copy that something is tried on
-            self.teacher.begin(student)
+        if student.training and torch.is_grad_enabled():
+            self.teacher.begin(student, is_copy=not self._moves_teacher)
         active = self.active
         self._is_stepping = True
         try:
@@ -301,7 +301,7 @@ class Distiller(nn.Module):
 
 
 def _prepare_loss(name: str, loss: Any, ours: DryRun, theirs: DryRun) -> None:
-    if loss.teacher_at in theirs.idle:
+    if loss.teacher_at in theirs.idle and loss.teacher_at not in ours.idle:
         raise ValueError(
             f'{name}: {loss.teacher_at!r} does not run when the teacher '
             'predicts (auxiliary heads run in training alone); tap another '

@@ -44,6 +44,9 @@ class DistillLogProcessor(LogProcessor):
             return tag, line
         prefix = f'{mode}/' if self.log_with_hierarchy else ''
         values = {key.removeprefix(prefix): value for key, value in tag.items()}
+        # Entries of the user's own are no terms, and stay as they are.
+        own = {entry.get('log_name') for entry in self.custom_cfg}
+        values = {key: value for key, value in values.items() if key not in own}
         told = grouped(values, distiller.losses, self.num_digits)
         if told is None:
             return tag, line
@@ -51,7 +54,8 @@ class DistillLogProcessor(LogProcessor):
         kept = [
             part
             for part in line.split('  ')
-            if 'loss' not in part.partition(':')[0] and part.strip()
+            if part.strip()
+            and ('loss' not in (name := part.partition(':')[0]) or name in own)
         ]
         return tag, '  '.join([*kept, told])
 

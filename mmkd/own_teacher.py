@@ -22,16 +22,19 @@ from .pruning import Reads
 from .taps import Tap, resolve
 from .teacher import Teacher
 
-#: The average by default. The momentum is that of Mean Teacher on CIFAR-10, but
-#: gamma / (gamma + steps) while that is larger: first weights are soon forgotten.
-AVERAGE = dict(type='MomentumAnnealingEMA', momentum=0.001, gamma=100)
+#: The average by default, that of Mean Teacher's code: of all steps alike for the first
+#: thousand, with a momentum of 0.001 from there on.
+AVERAGE = dict(type='MomentumAnnealingEMA', momentum=0.001, gamma=1)
+#: What it cannot be told: buffers are the student's, and so is the device.
+_NOT_TAKEN = ('update_buffers', 'device', 'model')
 
 
 class AveragedTeacher(Teacher):
     """The average of the student's weights over the steps of the training.
 
     It is brought up to date at the beginning of every training step, also while a
-    schedule holds all terms off, and starts as the student of the first one.
+    schedule holds all terms off, and starts as the student of the first one. With
+    gradients that are accumulated over N steps the same weights count N times.
     Buffers (BatchNorm's statistics) are the student's of that moment.
     ``mmkd.DistillerStateHook`` stores it beside the student, for resuming.
 
@@ -46,6 +49,7 @@ class AveragedTeacher(Teacher):
 
     Raises:
         TypeError: If there is no such average, or it has no such argument.
+        ValueError: If it is told to average buffers, or where to be.
 
     Example:
         >>> student = nn.Linear(1, 1, bias=False)
@@ -64,6 +68,11 @@ class AveragedTeacher(Teacher):
     def __init__(
         self, student: nn.Module, average: Mapping[str, Any] | None = None
     ) -> None:
+        for name in _NOT_TAKEN:
+            if name in (average or {}):
+                raise ValueError(
+                    f'teacher=dict(ema=...) has no option {name}; leave it out'
+                )
         cfg = dict(AVERAGE, **(average or {}))
         if cfg['type'] != AVERAGE['type'] and 'gamma' not in (average or {}):
             del cfg['gamma']
@@ -82,8 +91,13 @@ class AveragedTeacher(Teacher):
         super().__init__(self._average.module, 'the average of the student')
 
     @torch.no_grad()
-    def begin(self, student: nn.Module) -> None:
-        self._average.update_parameters(student)
+    def begin(self, student: nn.Module, is_copy: bool = False) -> None:
+        if not is_copy:
+            self._average.update_parameters(student)
+        elif not self._average.steps:  # as it will be in the first step
+            ours = dict(student.named_parameters())
+            for name, weight in self.model.named_parameters():
+                weight.copy_(ours[name])
 
     def economize(self, seen: DryRun, reads: Reads) -> None:
         """Nothing: what is made cheaper for good could not be averaged."""
@@ -137,7 +151,13 @@ class SelfTeacher(BaseTeacher):
 
     def tap_type(self, path: str, tap_of: Callable[[nn.Module], type[Tap]]) -> Any:
         """See :meth:`mmkd.teacher.Teacher.tap_type`."""
-        return tap_of(resolve(self._student(), path))
+        found = tap_of(resolve(self._student(), path))
+        if found.follow is not Tap.follow:
+            raise ValueError(
+                f"{path!r} cannot teach with teacher='self': it would have to score "
+                'the RoIs of another stage in a pass of its own; tap another module'
+            )
+        return found
 
     def dry_run(self, tap_types: Mapping[str, type[Tap]], at_least: int = 0) -> DryRun:
         """See :func:`mmkd.dry_run.dry_run`."""

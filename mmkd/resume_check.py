@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.logging import MessageHub
-from torch import nn
 
 #: The remedy, for messages.
 ADD_THE_HOOK = (
@@ -31,7 +32,7 @@ class ResumeCheck:
         self._hub = None if 'iter' in hub.runtime_info else hub.instance_name
         self.is_restored = False
 
-    def first_step(self, distiller: nn.Module) -> None:
+    def first_step(self, distiller: Any) -> None:
         """Check once, before the first training step.
 
         Args:
@@ -45,10 +46,12 @@ class ResumeCheck:
         hub = MessageHub.get_current_instance()
         iteration = hub.runtime_info.get('iter', 0)
         resumed = hub.instance_name == self._hub and iteration > 0
-        if resumed and distiller.state_dict() and not self.is_restored:
+        lost = distiller.state_dict() or distiller.teacher.state_dict()
+        if resumed and lost and not self.is_restored:
             raise RuntimeError(
                 f'the run was resumed at iteration {iteration} without the state '
-                'of the distiller (adapters, critics), which the checkpoint '
+                'of the distiller (adapters, critics, an average of the student), '
+                'which the checkpoint '
                 'lacks or nobody restored; ' + ADD_THE_HOOK
             )
         self._hub = None

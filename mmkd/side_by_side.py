@@ -57,7 +57,12 @@ def look(network: Any, item: Mapping[str, Any], paths: Sequence[str] = ()) -> Se
         (sample,) = network(**data, mode='predict')
     height, width = data['inputs'].shape[2:]
     share = sample.img_shape[0] / height, sample.img_shape[1] / width
-    maps = {path: _activations(tap.value, share) for path, tap in taps.items()}
+    # In slices (``mode='slide'``) a module runs again: the first one is shown.
+    maps = {
+        path: _activations(tap.calls['forward'][0].output, share)
+        for path, tap in taps.items()
+        if tap.count
+    }
     return Seen(sample, {path: found for path, found in maps.items() if found})
 
 

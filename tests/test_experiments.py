@@ -89,6 +89,8 @@ def test_the_terms_of_the_rows(plan):
             'loss_hint',
         },
         "MMDetection's LDHead": set(),
+        'hint': {'loss_hint'},
+        **dict.fromkeys(('CWD', 'PKD', 'MGD', 'FGD', 'CrossKD'), {'loss_one'}),
     }
 
 
@@ -128,6 +130,11 @@ def test_the_table(plan):
     assert 'main LD (2 pending)' in partial
     assert 'Pending: its rows follow' in partial.split('**long**')[1]
     assert '| pending |' in plan_report(plan, [])
+    # A row that is added to the plan takes no long run away.
+    known = dict(results[1], stage='long', AP=0.3)
+    later = plan_report(plan, [known]).split('**long**')[1]
+    assert 'Pending: more rows follow' in later
+    assert '| student alone (2 pending) | 0.300 |' in later
 
 
 def test_failures_are_told(plan):

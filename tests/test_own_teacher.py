@@ -13,6 +13,7 @@ from tiny_models import (
     segmentation_batch,
     tiny_gfl,
     tiny_pspnet,
+    tiny_two_stage,
     total,
 )
 from toy import (
@@ -293,3 +294,50 @@ def test_other_tools_say_that_there_is_no_other_network(tmp_path):
         make_runner(
             dict(taught_by('ema'), init_from_teacher=['neck']), tmp_path / 'run'
         )
+
+
+def test_validation_and_copies_leave_the_average_alone():
+    model = MODELS.build(taught_by('ema'))
+    model.init_weights()
+    teacher = model.distiller.teacher
+    inputs = torch.randn(2, 3, 32, 32)
+    copied = copy.deepcopy(model).train()
+    first = copied(inputs, [1, 2], mode='loss')
+    # What the first step will say: the teacher is the student, but for dropout.
+    assert (
+        differences(dict(teacher.model.named_parameters()), stock_weights(model)) == []
+    )
+    assert first['loss_hint'] > 0
+    with torch.no_grad():
+        model.eval()(inputs, [1, 2], mode='loss')
+    assert teacher.state_dict()['steps'] == 0
+    model.train()(inputs, [1, 2], mode='loss')
+    assert teacher.state_dict()['steps'] == 1
+
+
+def stock_weights(model) -> dict:
+    return {k: v for k, v in model.named_parameters() if 'distiller' not in k}
+
+
+def test_resuming_without_its_state_is_an_error(tmp_path):
+    model = taught_by('ema', dict(loss_soft=LOGITS))
+    train(model, tmp_path / 'a', **{'train_cfg.max_epochs': 1})
+    with pytest.raises(RuntimeError, match='without the state.*average of the student'):
+        train(
+            model,
+            tmp_path / 'b',
+            resume=True,
+            load_from=str(tmp_path / 'a' / 'epoch_1.pth'),
+            **{'default_hooks.distiller_state': None},
+        )
+
+
+def test_a_stage_of_rois_cannot_teach_another_one():
+    cascade = tiny_two_stage(16, 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py')
+    loss = dict(
+        type='mmkd.WeightedSoftCrossEntropyLoss',
+        at='roi_head.bbox_head.0',
+        teacher_at='roi_head.bbox_head.2',
+    )
+    with pytest.raises(ValueError, match='the RoIs of another stage'):
+        detector(cascade, 'self', dict(loss_own=loss))

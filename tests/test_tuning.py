@@ -59,9 +59,12 @@ def test_it_finds_the_best_weight_and_goes_on_where_it_stopped(tmp_path):
     its = search(tmp_path, seeds=[0, 1])
     seen = []
     for trials in (4, 14):
-        study = study_of(its.folder)
+        study = study_of(its)
         tune(its, study, trials, advance=lambda *told: seen.append(told))
-    assert [number for number, _ in seen] == list(range(14))
+    assert [number for number, _ in seen] == list(range(len(seen)))
+    assert sum(value is not None for _, value in seen) == 14
+    tried = [t.params['loss_hint'] for t in study.trials]
+    assert len(set(tried)) == len(tried)  # nothing twice, also where it went on
     first = study.trials[0]
     assert its.options(first.params) == {'model.losses.loss_hint.loss_weight': 0.5}
     assert first.value == pytest.approx(1 - math.log(4) ** 2)  # both seeds
@@ -101,9 +104,25 @@ def test_what_cannot_be_searched(tmp_path, options, match):
 
 def test_a_metric_that_nobody_logs_fails_the_trial(tmp_path):
     its = search(tmp_path, metric='mAcc')
-    study = study_of(its.folder)
-    tune(its, study, 1)
+    study = study_of(its)
+    with pytest.raises(RuntimeError, match='three trials in a row failed'):
+        tune(its, study, 1)
     assert "'mAcc' is not among" in study.trials[0].user_attrs['failure']
+
+
+def test_what_was_killed_is_tried_again_and_other_searches_are_refused(tmp_path):
+    its = search(tmp_path)
+    study = study_of(its)
+    study.enqueue_trial(dict(loss_hint=1.0))
+    study.ask()  # and then the power is cut
+    study = study_of(search(tmp_path))
+    tune(its, study, 1)
+    first, again = study.trials
+    assert first.state.name == 'FAIL'
+    assert again.params == dict(loss_hint=1.0)
+    for changes in (dict(length=4), dict(seeds=[3]), dict(terms=None), dict(span=5)):
+        with pytest.raises(ValueError, match='trials of both cannot be compared'):
+            study_of(search(tmp_path, **changes))
 
 
 def test_whoever_is_stopped_stops_its_training(tmp_path):
@@ -137,7 +156,13 @@ def test_a_search_on_real_trainings(tmp_path):
     )
     assert found, done.stdout
     assert '0 (the config)' in done.stdout
-    study = study_of(tmp_path / 'out')
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    journal = JournalFileBackend(str(tmp_path / 'out' / 'journal.log'))
+    study = optuna.load_study(
+        study_name='mmkd', storage=optuna.storages.JournalStorage(journal)
+    )
     for trial in study.trials:
         folder = tmp_path / 'out' / f'trial_{trial.number}' / 'seed_0'
         text = next(folder.glob('*/vis_data/scalars.json')).read_text()

@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='path, or mmdet::... / mmseg::... / mmkd::...')
     parser.add_argument('--teacher', help='for a stock config: zoo name or path')
     parser.add_argument('--method', choices=method_names(), help='its losses')
-    parser.add_argument('--trials', type=int, default=20, help='in all')
+    parser.add_argument('--trials', type=int, default=20, help='with a result')
     parser.add_argument('--length', type=int, required=True, help='of a trial')
     parser.add_argument('--terms', nargs='+', metavar='LOSS', help='all by default')
     parser.add_argument('--span', type=float, default=10.0, help='of the factors')
@@ -116,8 +116,8 @@ def main() -> None:
     console = Console()
     with one_sentence_errors():
         search = search_of(args)
-        study = study_of(search.folder)
-        done = sum(trial.state.is_finished() for trial in study.trials)
+        study = study_of(search)
+        done = sum(trial.value is not None for trial in study.trials)
         with progress_bar(console) as progress:
             task = progress.add_task('', total=args.trials, completed=done, told='')
             tune(
@@ -125,11 +125,9 @@ def main() -> None:
                 study,
                 args.trials,
                 lambda text: progress.update(task, told=text),
-                lambda number, value: progress.advance(task),
+                lambda number, value: progress.advance(task, value is not None),
             )
         console.print(table_of(search, study))
-        if not any(trial.value is not None for trial in study.trials):
-            raise RuntimeError('every trial failed; see the table')
         path = draw_search(search, study, search.folder / 'search.png')
         best = search.options(study.best_trial.params)
         shown = ' '.join(f'{key}={value:g}' for key, value in best.items())

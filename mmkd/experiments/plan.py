@@ -91,6 +91,7 @@ class Plan:
         self.name = path.stem
         self.title: str = content.title
         self.data: str = content.data
+        self.note: str = content.get('note', '')
         self.task: Task = TASKS[content.get('task', 'detection')]
         self.seeds: Sequence[int] = content.seeds
         self.rows: Mapping[str, Any] = content.rows

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,13 +28,15 @@ def run_training(
         RuntimeError: If it was killed from outside.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else no `finally`
     started = time.monotonic()
     with log.open('w') as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
         try:
             while process.poll() is None:
                 time.sleep(1)
-                tell(how_far(log.read_text()))
+                tell(how_far(log.read_text(errors='replace')))
         finally:
             process.kill()
             process.wait()

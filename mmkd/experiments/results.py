@@ -96,13 +96,19 @@ def plan_report(plan: Plan, results: Sequence[Result]) -> str:
         results: Its results so far.
     """
     parts = [f'### {plan.title}', '']
+    parts += [plan.note, ''] if plan.note else []
     for stage, settings in plan.stages.items():
         unit = 'epochs' if 'epochs' in settings else 'iterations'
         size = ', {}x{} pixels'.format(*settings.scale) if 'scale' in settings else ''
         parts += [f'**{stage}**: {length_of(settings)} {unit}{size}', '']
         rows = plan.rows_of(stage, results)
         if not rows:
-            parts += ['Pending: its rows follow from the stage before.', '']
+            # Rows that were added since do not take away what is known.
+            done = {r['row'] for r in results if r['stage'] == stage}
+            rows = [row for row in plan.rows if row in done]
+            more = 'more rows' if rows else 'its rows'
+            parts += [f'Pending: {more} follow from the stage before.', '']
+        if not rows:
             continue
         parts += _table(plan, stage, rows, results)
         failures = [r for r in results if r['stage'] == stage and 'failure' in r]

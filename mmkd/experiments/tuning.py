@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import math
 import statistics
 import sys
@@ -17,9 +19,11 @@ from ..config import is_distilled
 from ..fileio import replacing
 from ..preflight.teacher_metric import main_metric
 from ..registry import MODELS
-from .curves import curves_of
 from .process import run_training
+from .results import scalar_logs
 
+#: Logged with every evaluation, but about the machine.
+_NO_METRIC = ('data_time', 'time', 'step', 'epoch')
 #: Optuna's name of the study in its journal.
 STUDY = 'mmkd'
 
@@ -41,7 +45,8 @@ class Search:
         span: Factors lie between 1 / span and span.
         terms: Log names of the terms whose weights are searched; all that are on by
             default.
-        metric: Key of the log that is to be large; the task's main one by default.
+        metric: Name of the evaluated value that is to be large; the task's main one
+            by default.
 
     Raises:
         ValueError: If the config has no teacher, or no such term, or a number is bad.
@@ -112,6 +117,7 @@ class Search:
             f'train_cfg.max_{self.unit}': self.length,
             'train_cfg.val_interval': self.length,
             'default_hooks.checkpoint.interval': self.length,
+            'default_hooks.checkpoint.save_optimizer': False,
             **self.options(factors),
         }
         values = []
@@ -130,14 +136,29 @@ class Search:
         return statistics.fmean(values)
 
     def _value(self, folder: Path) -> float:
-        curves = curves_of(folder)
-        metric = self.metric
-        if metric is None:
-            found = main_metric({key: points[-1][1] for key, points in curves.items()})
-            metric = found[0] if found else ''
-        if metric not in curves:
-            raise RuntimeError(f'{metric!r} is not among {sorted(curves)} of {folder}')
-        return curves[metric][-1][1]
+        logs = scalar_logs(folder)
+        lines = logs[-1].read_text().splitlines() if logs else []
+        found = [line for line in map(json.loads, lines) if 'iter' not in line]
+        if not found:
+            raise RuntimeError(f'nothing was evaluated in {folder}')
+        metrics = {key: x for key, x in found[-1].items() if key not in _NO_METRIC}
+        if self.metric is None:
+            self.metric = (main_metric(metrics) or ('', 0.0))[0]
+        if self.metric not in metrics:
+            raise RuntimeError(f'{self.metric!r} is not among {sorted(metrics)}')
+        return metrics[self.metric]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What must be the same for trials to be compared, ready for json."""
+        return dict(
+            weights=self.weights,
+            length=self.length,
+            seeds=list(self.seeds),
+            span=self.span,
+            command=list(self.command[1:]),
+            config=hashlib.sha256(self.cfg.dump().encode()).hexdigest()[:16],
+        )
 
 
 def weights_of(cfg: Config) -> dict[str, float]:
@@ -164,15 +185,15 @@ def weights_of(cfg: Config) -> dict[str, float]:
     return found
 
 
-def study_of(folder: Path, seed: int = 0) -> Any:
-    """The search in a folder, new or begun: an Optuna study that maximises.
+def study_of(search: Search) -> Any:
+    """The study of a search, new or begun: of Optuna, and it maximises.
 
     Args:
-        folder: Where its journal is.
-        seed: Of the sampler.
+        search: The search.
 
     Raises:
         ImportError: If Optuna is missing.
+        ValueError: If another search was begun in its folder.
     """
     try:
         import optuna
@@ -182,15 +203,29 @@ def study_of(folder: Path, seed: int = 0) -> Any:
             'the search needs Optuna: pip install optuna', name='optuna'
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    backend = JournalFileBackend(str(folder / 'journal.log'))
-    return optuna.create_study(
+    search.folder.mkdir(parents=True, exist_ok=True)
+    backend = JournalFileBackend(str(search.folder / 'journal.log'))
+    study = optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),
         study_name=STUDY,
         direction='maximize',
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=5),
     )
+    before = study.user_attrs.get('facts', search.facts)
+    other = [key for key, value in search.facts.items() if before[key] != value]
+    if other:
+        key = other[0]
+        raise ValueError(
+            f'the search in {search.folder} has another {", ".join(other)} '
+            f'({before[key]} there, {search.facts[key]} here): trials of both cannot '
+            'be compared; give another --work-dir'
+        )
+    study.set_user_attr('facts', search.facts)
+    search.metric = search.metric or study.user_attrs.get('metric')
+    # Else a search that goes on would draw again what it has drawn.
+    seed = len(study.trials)
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
+    return study
 
 
 def tune(
@@ -205,16 +240,22 @@ def tune(
     Args:
         search: What is searched.
         study: See :func:`study_of`.
-        trials: Number of finished or failed trials in all, those of before included.
+        trials: Number of trials with a result in all, those of before included.
         tell: Called with how far a training is.
         advance: Called after a trial with its number and value, ``None`` if it failed.
-    """
-    import optuna
 
-    over = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
-    if not study.trials:
+    Raises:
+        RuntimeError: If three trials in a row fail.
+    """
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):  # was killed
+        study.tell(trial.number, state=TrialState.FAIL)
+    done = (TrialState.COMPLETE,)
+    if not study.get_trials(states=(*done, TrialState.WAITING)):
         study.enqueue_trial(dict.fromkeys(search.weights, 1.0))
-    while len(study.get_trials(deepcopy=False, states=over)) < trials:
+    failed = 0
+    while len(study.get_trials(states=done)) < trials:
         trial = study.ask()
         factors = {
             name: trial.suggest_float(name, 1 / search.span, search.span, log=True)
@@ -222,17 +263,20 @@ def tune(
         }
         try:
             value = search.run(trial.number, factors, tell)
+            if not math.isfinite(value):
+                raise RuntimeError(f'{search.metric} is {value}')
         except RuntimeError as error:
             trial.set_user_attr('failure', str(error))
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            study.tell(trial, state=TrialState.FAIL)
             advance(trial.number, None)
+            failed += 1
+            if failed == 3:
+                raise RuntimeError(f'three trials in a row failed: {error}') from error
             continue
-        if math.isfinite(value):
-            study.tell(trial, value)
-        else:
-            trial.set_user_attr('failure', f'the metric is {value}')
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        advance(trial.number, value if math.isfinite(value) else None)
+        failed = 0
+        study.set_user_attr('metric', search.metric)
+        study.tell(trial, value)
+        advance(trial.number, value)
 
 
 def draw_search(search: Search, study: Any, path: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,8 @@ class DistillVisualizationHook(Hook):
         [0, 1, 2, 3]
     """
 
-    priority = 'LOW'
+    # Before EMAHook takes back the averaged weights that were validated.
+    priority = 'ABOVE_NORMAL'
 
     def __init__(
         self,
@@ -150,19 +151,29 @@ class DistillVisualizationHook(Hook):
         self, runner: Any, model: Any, items: list, seen: dict[str, list[Seen]]
     ) -> np.ndarray:
         stock = copy.copy(runner.visualizer)  # whose names may be changed
+        teachers = class_names_of(model.distiller.teacher.model)
         rows = []
         for place, item in enumerate(items):
             first = seen['student'][place].sample
-            row = dict(truth=drawn(stock, item, first, truth=True))
+            row = {}
+            if 'gt_instances' in first or 'gt_sem_seg' in first:
+                row['truth'] = drawn(stock, item, first, truth=True)
             for name, found in seen.items():
-                network = model.distiller.teacher.model if name == 'teacher' else None
-                names = class_names_of(network) if network is not None else None
-                own = copy.copy(stock)
-                if names:
-                    own.dataset_meta = dict(classes=names)
-                row[name] = drawn(own, item, found[place].sample, score=self.score)
+                its = copy.copy(stock)
+                if name == 'teacher' and teachers:
+                    its.dataset_meta = _renamed(stock.dataset_meta or {}, teachers)
+                row[name] = drawn(its, item, found[place].sample, score=self.score)
             rows.append(row)
         return as_image(predictions_figure(rows))
+
+
+def _renamed(meta: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """What a visualizer knows of the data, with the teacher's classes."""
+    palette = list(meta.get('palette') or ())
+    if len(palette) < len(classes):  # colours that differ, in a fixed order
+        shades = np.random.RandomState(0).randint(0, 256, (len(classes), 3))
+        palette = [tuple(shade) for shade in shades.tolist()]
+    return dict(meta, classes=tuple(classes), palette=palette)
 
 
 def _features(

@@ -12,9 +12,7 @@ from ..preflight.progress import Stages
 from .data import Data, check_same
 from .networks import student_of, teacher_of
 from .outcome import Judge, Outcome
-from .run import Run
-
-TEACHER = 'teacher'
+from .run import TEACHER, Run
 
 
 @dataclass

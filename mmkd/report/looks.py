@@ -33,6 +33,8 @@ def tap_paths(run: Run, student: nn.Module) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     losses: Any = run.cfg.model.losses if run.is_distilled else {}
     for name, loss in losses.items():
+        if not loss:  # switched off by a config that inherits
+            continue
         at = loss.get('at')
         theirs = loss.get('teacher_at') or at
         if not (isinstance(at, str) and isinstance(theirs, str)):

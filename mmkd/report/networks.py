@@ -10,7 +10,7 @@ from mmengine.utils import import_modules_from_strings
 from torch import nn
 
 from ..compat.checkpoint import TRUST_VARIABLE
-from ..config import teacher_options
+from ..config import own_kind, teacher_options
 from ..teacher_loading import CACHED, load_teacher
 from .run import Run
 
@@ -54,6 +54,8 @@ def teacher_of(run: Run, given: str | None, device: str) -> nn.Module:
     options = {k: v for k, v in teacher_options(own).items() if k not in CACHED}
     if given:
         options = _replaced(options, given)
+    if own_kind(options):
+        raise ValueError('the teacher is the student itself')
     if not options.keys() & {'config', 'checkpoint'}:
         raise ValueError('no run of the report names a teacher; name one by --teacher')
     model, _, _, is_random, _ = load_teacher(options, run.scope)

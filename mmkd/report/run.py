@@ -17,6 +17,9 @@ from ..config import is_distilled, load_config, model_scope
 from ..experiments.curves import curves_of
 from ..experiments.results import scalar_logs
 
+#: What the column of the teacher is called.
+TEACHER = 'teacher'
+
 Points = list[tuple[int, float]]
 
 #: Logged with an evaluation, but no metric.
@@ -67,7 +70,8 @@ class Run:
     @property
     def terms(self) -> list[str]:
         """Log names of its distillation losses."""
-        return list(self.cfg.model.losses) if self.is_distilled else []
+        losses = self.cfg.model.losses if self.is_distilled else {}
+        return [name for name, loss in losses.items() if loss]
 
     @property
     def step_unit(self) -> str:
@@ -146,7 +150,8 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
         names = ['/'.join(path.parts[-count:]) for path in paths]
         if len(set(names)) == len(names):
             break
-    return names
+    # The column of the teacher of the runs is called so.
+    return [f'{name} (run)' if name == TEACHER else name for name in names]
 
 
 def newest_checkpoint(work_dir: Path) -> Path | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .outcome import Outcome, share_closed
 from .run import Run
-from .svg import gap_bar, number, thinned
+from .svg import Drawing, gap_bar, number, thinned
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Table:
     Args:
         caption: What it shows.
         header: Names of the columns; the first one is that of the rows.
-        rows: Cells; the first one of a row names it, and a ``<svg`` is drawn.
+        rows: Cells; the first one of a row names it.
         note: A sentence below it.
     """
 
@@ -167,4 +167,4 @@ def percent(share: float | None) -> str:
 def _bar(student: Any, distilled: Any, teacher: Any, top: float) -> str:
     if None in (student, distilled, teacher) or top <= 0:
         return ''
-    return gap_bar(student, distilled, teacher, top)
+    return Drawing(gap_bar(student, distilled, teacher, top))
