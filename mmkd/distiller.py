@@ -301,7 +301,7 @@ class Distiller(nn.Module):
 
 
 def _prepare_loss(name: str, loss: Any, ours: DryRun, theirs: DryRun) -> None:
-    if loss.teacher_at in theirs.idle and loss.teacher_at not in ours.idle:
+    if loss.teacher_at in theirs.idle:
         raise ValueError(
             f'{name}: {loss.teacher_at!r} does not run when the teacher '
             'predicts (auxiliary heads run in training alone); tap another '

@@ -161,7 +161,9 @@ class SelfTeacher(BaseTeacher):
 
     def dry_run(self, tap_types: Mapping[str, type[Tap]], at_least: int = 0) -> DryRun:
         """See :func:`mmkd.dry_run.dry_run`."""
-        return dry_run(self._student(), tap_types, at_least)
+        seen = dry_run(self._student(), tap_types, at_least)
+        seen.idle = []  # what runs in training alone, as auxiliary heads, can teach
+        return seen
 
     def recorded_in_student(
         self, tap_types: Mapping[str, type[Tap]]

@@ -198,6 +198,18 @@ def test_a_segmentors_head_teaches_its_auxiliary_head():
     assert model.decode_head.conv_seg.weight.grad is None
 
 
+def test_what_runs_in_training_alone_can_teach():
+    losses = dict(
+        loss_own=dict(
+            type='mmkd.ChannelWiseDivergenceLoss',
+            at='decode_head.conv_seg',
+            teacher_at='auxiliary_head.conv_seg',
+        )
+    )
+    model = detector(tiny_pspnet(16), 'self', losses, 'mmkd.DistillSegmentor', 'mmseg')
+    assert losses_of(model.train(), segmentation_batch())['loss_own'] > 0
+
+
 @pytest.mark.parametrize(
     ('teacher', 'losses'),
     [

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mmkd.experiments import process
 from mmkd.experiments.plan import TEACHER, Plan
 from mmkd.experiments.results import read_results
 
@@ -63,7 +64,7 @@ def work(tmp_path, monkeypatch):
     training = tmp_path / 'train.py'
     training.write_text(TRAINING.format(calls=str(calls)))
     monkeypatch.setattr(tool, 'TRAIN', training)
-    monkeypatch.setattr(tool.time, 'sleep', lambda seconds: None)
+    monkeypatch.setattr(process.time, 'sleep', lambda seconds: None)
     path = tmp_path / 'plan.py'
     path.write_text(PLAN.format(student=str(student), teacher=str(teacher)))
     plan = Plan(path, tmp_path / 'work')
