@@ -101,7 +101,10 @@ class Distiller(nn.Module):
                 with found.caught(name):
                     for path in paths:
                         kind = loss.tap_types.get(path, type_of(path))
-                        if self._taps[side].setdefault(path, kind) != kind:
+                        known = [self._taps[side].setdefault(path, kind)]
+                        if self.teacher.recorded_in_student({path: kind}):
+                            known += [t[path] for t in self._taps.values() if path in t]
+                        if any(other != kind for other in known):
                             raise ValueError(f'{path!r} is tapped in two ways')
         wrong = {problem.where for problem in found.found}
         live = {

@@ -57,18 +57,24 @@ def look(network: Any, item: Mapping[str, Any], paths: Sequence[str] = ()) -> Se
         (sample,) = network(**data, mode='predict')
     height, width = data['inputs'].shape[2:]
     share = sample.img_shape[0] / height, sample.img_shape[1] / width
-    # In slices (``mode='slide'``) a module runs again: the first one is shown.
-    maps = {
-        path: _activations(tap.calls['forward'][0].output, share)
-        for path, tap in taps.items()
-        if tap.count
-    }
+    maps = {path: activations(tap, share) for path, tap in taps.items() if tap.count}
     return Seen(sample, {path: found for path, found in maps.items() if found})
 
 
-def _activations(value: Any, share: tuple[float, float]) -> list[np.ndarray]:
+def activations(tap: Tap, share: tuple[float, float]) -> list[np.ndarray]:
+    """Mean absolute activations over the channels of the first picture.
+
+    Args:
+        tap: Of a module that ran. In slices (``mode='slide'``) it ran repeatedly: the
+            first one is taken.
+        share: Of height and width that the picture takes of the padded inputs.
+
+    Returns:
+        A map (h, w) for every level, :data:`LEVELS` at most; nothing if the module
+        yields no maps.
+    """
     try:
-        found = [x for x in levels(value) if x.dim() == 4]
+        found = [x for x in levels(tap.calls['forward'][0].output) if x.dim() == 4]
     except TypeError:  # nothing but boxes, or nothing at all
         return []
     return [_mean(x, share) for x in found[:LEVELS]]

@@ -32,8 +32,10 @@ from toy import (
 
 from mmkd.cache.build import CacheBuilder
 from mmkd.config import distill_config, student_config
+from mmkd.losses import FeatureImitationLoss
 from mmkd.own_teacher import AveragedTeacher, SelfTeacher
 from mmkd.registry import MODELS
+from mmkd.taps import Tap
 
 LOGITS = dict(type='mmkd.SoftTargetLoss', at='head')
 DEEPER = dict(
@@ -181,33 +183,39 @@ def test_own_layers_teach_in_one_pass_and_receive_nothing():
     torch.testing.assert_close(loss.detach(), (ours - deep).square().mean())
 
 
-def test_a_segmentors_head_teaches_its_auxiliary_head():
+@pytest.mark.parametrize(
+    ('taught', 'teaching'),
+    [
+        ('auxiliary_head', 'decode_head'),
+        ('decode_head', 'auxiliary_head'),  # which runs in training alone
+    ],
+)
+def test_a_segmentors_heads_teach_each_other(taught, teaching):
     losses = dict(
         loss_own=dict(
             type='mmkd.ChannelWiseDivergenceLoss',
-            at='auxiliary_head.conv_seg',
-            teacher_at='decode_head.conv_seg',
+            at=f'{taught}.conv_seg',
+            teacher_at=f'{teaching}.conv_seg',
         )
     )
     model = detector(tiny_pspnet(16), 'self', losses, 'mmkd.DistillSegmentor', 'mmseg')
-    model.train()
-    found = losses_of(model, segmentation_batch())
+    found = losses_of(model.train(), segmentation_batch())
     assert found['loss_own'] > 0
     found['loss_own'].backward()
-    assert model.auxiliary_head.conv_seg.weight.grad.abs().sum() > 0
-    assert model.decode_head.conv_seg.weight.grad is None
+    assert getattr(model, taught).conv_seg.weight.grad.abs().sum() > 0
+    assert getattr(model, teaching).conv_seg.weight.grad is None
 
 
-def test_what_runs_in_training_alone_can_teach():
-    losses = dict(
-        loss_own=dict(
-            type='mmkd.ChannelWiseDivergenceLoss',
-            at='decode_head.conv_seg',
-            teacher_at='auxiliary_head.conv_seg',
-        )
-    )
-    model = detector(tiny_pspnet(16), 'self', losses, 'mmkd.DistillSegmentor', 'mmseg')
-    assert losses_of(model.train(), segmentation_batch())['loss_own'] > 0
+class OtherTap(Tap):
+    """Another way to tap a module."""
+
+
+def test_one_tap_cannot_serve_two_ways():
+    one = FeatureImitationLoss(at='backbone', teacher_at='neck', resize='bilinear')
+    one.tap_types = dict(neck=OtherTap)
+    other = FeatureImitationLoss(at='neck', teacher_at='head')
+    with pytest.raises(ValueError, match="'neck' is tapped in two ways"):
+        MODELS.build(taught_by('self', dict(loss_one=one, loss_other=other)))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +125,8 @@ def test_what_was_killed_is_tried_again_and_other_searches_are_refused(tmp_path)
     for changes in (dict(length=4), dict(seeds=[3]), dict(terms=None), dict(span=5)):
         with pytest.raises(ValueError, match='trials of both cannot be compared'):
             study_of(search(tmp_path, **changes))
+    with pytest.raises(ValueError, match='is for mIoU, not mAcc'):
+        study_of(search(tmp_path, metric='mAcc'))
 
 
 def test_whoever_is_stopped_stops_its_training(tmp_path):
@@ -132,6 +136,12 @@ def test_whoever_is_stopped_stops_its_training(tmp_path):
     command = [sys.executable, '-c', 'import time; time.sleep(60)']
     with pytest.raises(KeyboardInterrupt):
         run_training(command, tmp_path / 'log.txt', stop)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit):  # as by `kill` or a scheduler
+        run_training(
+            [*command], tmp_path / 'log.txt', lambda _: os.kill(os.getpid(), 15)
+        )
+    assert signal.getsignal(signal.SIGTERM) is before
     killed = [sys.executable, '-c', 'import os; os.kill(os.getpid(), 9)']
     with pytest.raises(RuntimeError, match='killed from outside: see .*log.txt'):
         run_training(killed, tmp_path / 'log.txt')

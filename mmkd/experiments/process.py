@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -28,10 +29,8 @@ def run_training(
         RuntimeError: If it was killed from outside.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else no `finally`
     started = time.monotonic()
-    with log.open('w') as file:
+    with _terminated_orderly(), log.open('w') as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
         try:
             while process.poll() is None:
@@ -43,6 +42,19 @@ def run_training(
     if process.returncode < 0:
         raise RuntimeError(f'the run was killed from outside: see {log}')
     return process.returncode, time.monotonic() - started
+
+
+@contextmanager
+def _terminated_orderly() -> Iterator[None]:
+    """Let SIGTERM run what is below ``finally``, as SIGINT does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def how_far(text: str) -> str:

@@ -49,7 +49,7 @@ def result_of(
     result: dict[str, Any] = dict(
         stage=run.stage, row=run.row, seed=run.seed, command=command
     )
-    logged = _scalars(run.work_dir)
+    logged = newest_scalars(run.work_dir)
     if returncode or not logged:
         log = (run.work_dir / 'log.txt').read_text().strip().splitlines()
         return dict(result, failure=log[-1] if log else f'exit code {returncode}')
@@ -80,7 +80,7 @@ def scalar_logs(work_dir: Path) -> list[Path]:
     return sorted(work_dir.glob('*/vis_data/scalars.json'))
 
 
-def _scalars(work_dir: Path) -> list[dict[str, Any]]:
+def newest_scalars(work_dir: Path) -> list[dict[str, Any]]:
     """What the newest run of a work directory logged."""
     files = scalar_logs(work_dir)
     if not files:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import math
 import statistics
 import sys
@@ -20,7 +19,7 @@ from ..fileio import replacing
 from ..preflight.teacher_metric import main_metric
 from ..registry import MODELS
 from .process import run_training
-from .results import scalar_logs
+from .results import newest_scalars
 
 #: Logged with every evaluation, but about the machine.
 _NO_METRIC = ('data_time', 'time', 'step', 'epoch')
@@ -136,9 +135,7 @@ class Search:
         return statistics.fmean(values)
 
     def _value(self, folder: Path) -> float:
-        logs = scalar_logs(folder)
-        lines = logs[-1].read_text().splitlines() if logs else []
-        found = [line for line in map(json.loads, lines) if 'iter' not in line]
+        found = [line for line in newest_scalars(folder) if 'iter' not in line]
         if not found:
             raise RuntimeError(f'nothing was evaluated in {folder}')
         metrics = {key: x for key, x in found[-1].items() if key not in _NO_METRIC}
@@ -221,7 +218,13 @@ def study_of(search: Search) -> Any:
             'be compared; give another --work-dir'
         )
     study.set_user_attr('facts', search.facts)
-    search.metric = search.metric or study.user_attrs.get('metric')
+    metric = study.user_attrs.get('metric')
+    if None not in (metric, search.metric) and metric != search.metric:
+        raise ValueError(
+            f'the search in {search.folder} is for {metric}, not {search.metric}: give '
+            'another --work-dir'
+        )
+    search.metric = search.metric or metric
     # Else a search that goes on would draw again what it has drawn.
     seed = len(study.trials)
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.hooks import Hook
-from mmengine.logging import print_log
 
 from ..distill import Distill
 from ..preflight.fit_report import class_names_of
 from ..registry import HOOKS
-from ..rng import preserved_rng
 from ..side_by_side import (
     Seen,
     as_image,
@@ -26,10 +22,11 @@ from ..side_by_side import (
     predictions_figure,
 )
 from ._runner import model_of
+from .picture_hook import PictureHook
 
 
 @HOOKS.register_module()
-class DistillVisualizationHook(Hook):
+class DistillVisualizationHook(PictureHook):
     """Draws truth, student and teacher side by side, and the tapped feature maps.
 
     After a validation two pictures go to the runner's visualizer, and so to every one
@@ -58,27 +55,16 @@ class DistillVisualizationHook(Hook):
         [0, 1, 2, 3]
     """
 
-    # Before EMAHook takes back the averaged weights that were validated.
-    priority = 'ABOVE_NORMAL'
-
     def __init__(
         self,
         interval: int = 1,
         indices: Sequence[int] = (0, 1, 2, 3),
         score: float = 0.3,
     ) -> None:
-        if type(interval) is not int or interval < 1:
-            raise ValueError(f'interval must be an integer >= 1 but is {interval!r}')
-        if not indices or min(indices) < 0:
-            raise ValueError(
-                f'indices must name items of the data set but are {list(indices)}'
-            )
+        super().__init__(indices, interval)
         if not 0 <= score < 1:
             raise ValueError(f'score must be in [0, 1) but is {score}')
-        self.interval = interval
-        self.indices = list(indices)
         self.score = score
-        self._validations = 0
         self._frozen: list[Seen] | None = None
 
     def before_train(self, runner: Any) -> None:
@@ -89,45 +75,14 @@ class DistillVisualizationHook(Hook):
                 'DistillVisualizationHook draws a distilled model but the model is '
                 f'{type(model).__name__}; take it out of the hooks'
             )
-        if runner.val_loop is None:
-            raise ValueError(
-                'DistillVisualizationHook draws after validations; the run has none: '
-                'take it out of the hooks, or add val_dataloader'
-            )
-        length = len(runner.val_loop.dataloader.dataset)
-        if max(self.indices) >= length:
-            raise ValueError(
-                f'indices must be below {length}, the length of the validation data, '
-                f'but are {self.indices}'
-            )
+        super().before_train(runner)
 
-    def after_val_epoch(
-        self, runner: Any, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Draw, in the main process."""
-        self._validations += 1
-        if runner.rank or self._validations % self.interval:
-            return
-        try:
-            with preserved_rng():
-                self._draw(runner)
-        except Exception as error:  # a picture is not worth the training
-            print_log(
-                f'mmkd: no picture: {type(error).__name__}: {error}',
-                logger='current',
-                level=logging.WARNING,
-            )
-
-    def _draw(self, runner: Any) -> None:
+    def draw(self, runner: Any, data: Any, items: list) -> None:
+        """Predictions and features."""
         model: Any = model_of(runner)
-        data = runner.val_loop.dataloader.dataset
-        items = [data[index] for index in self.indices]
         taps = feature_taps(model.distiller)
-        seen = {
-            'student': [
-                look(model, x, [ours for ours, _ in taps.values()]) for x in items
-            ]
-        }
+        ours = [path for path, _ in taps.values()]
+        seen = dict(student=[look(model, item, ours) for item in items])
         theirs = self._teacher(model.distiller.teacher, items, taps)
         if theirs is not None:
             seen['teacher'] = theirs

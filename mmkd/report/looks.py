@@ -12,12 +12,10 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
+from ..side_by_side import activations
 from ..taps import Tap, record, resolve
 from .data import Data
 from .run import Run
-
-#: Levels of a pyramid that are shown.
-_LEVELS = 5
 
 
 def tap_paths(run: Run, student: nn.Module) -> dict[str, tuple[str, str]]:
@@ -66,14 +64,8 @@ def activation_maps(
     for who, (network, path) in networks.items():
         resolve(network, path)
         taps, inputs, sample = run_on(network, {path: Tap}, data, index)
-        share = [s / p for s, p in zip(sample.img_shape, inputs.shape[2:])]
-        maps = []
-        for level in _maps_of(taps[path].value)[:_LEVELS]:
-            rows, columns = (
-                max(1, round(size * part)) for size, part in zip(level.shape[2:], share)
-            )
-            mean = level[0].float().abs().mean(0)[:rows, :columns]
-            maps.append(mean.cpu().numpy())
+        rows, columns = (s / p for s, p in zip(sample.img_shape, inputs.shape[2:]))
+        maps = activations(taps[path], (rows, columns))
         if maps:
             found[who] = maps
     return found
@@ -193,12 +185,3 @@ def _bin_pixels(view: Any, row: int) -> list[float]:
             return [sizes[row % len(sizes)] * i for i in range(view.bins)]
         row -= len(prior)
     raise IndexError(row)
-
-
-def _maps_of(value: Any) -> list[Tensor]:
-    """The feature maps among what a module returned, in order."""
-    if isinstance(value, Tensor):
-        return [value] if value.dim() == 4 else []
-    if isinstance(value, (list, tuple)):
-        return [one for item in value for one in _maps_of(item)]
-    return []

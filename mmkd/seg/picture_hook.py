@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 
 from ..config import student_config
+from ..hooks._runner import model_of
+from ..hooks.picture_hook import PictureHook
 from ..registry import HOOKS
 from ..side_by_side import as_image
 
 
 @HOOKS.register_module()
-class SegmentationPictureHook(Hook):
+class SegmentationPictureHook(PictureHook):
     """Draws pictures, truth, labels of student and teacher, and affinity maps.
 
     An affinity map shows how alike the features of one marked place and of all others
@@ -43,60 +43,32 @@ class SegmentationPictureHook(Hook):
         [0, 5]
     """
 
-    priority = 'LOW'
-
     def __init__(
         self,
         indices: Sequence[int] = (0, 1, 2),
         interval: int = 1,
         compare: Mapping[str, str] | None = None,
     ) -> None:
-        if interval < 1:
-            raise ValueError(f'interval must be >= 1 but is {interval}')
-        if not indices or min(indices) < 0:
-            raise ValueError(
-                f'indices must name items of the data set but are {list(indices)}'
-            )
-        self.indices = list(indices)
-        self.interval = interval
+        super().__init__(indices, interval)
         self.compare = dict(compare or {})
         self._others: dict[str, Any] | None = None
-        self._validations = 0
 
     def before_train(self, runner: Any) -> None:
         """Check what can be known before hours of training."""
-        length = len(runner.val_loop.dataloader.dataset)
-        if max(self.indices) >= length:
-            raise ValueError(
-                f'indices must be below {length}, the length of the validation data, '
-                f'but are {self.indices}'
-            )
+        super().before_train(runner)
         for name, checkpoint in self.compare.items():
             if not Path(checkpoint).is_file():
                 raise FileNotFoundError(
                     f'checkpoint {checkpoint!r} of {name!r} does not exist'
                 )
 
-    def after_val_epoch(
-        self, runner: Any, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Draw, in the main process."""
-        self._validations += 1
-        if runner.rank or self._validations % self.interval:
-            return
-        try:
-            self._draw(runner)
-        except Exception as error:  # a picture is not worth the training
-            runner.logger.warning(f'no picture: {type(error).__name__}: {error}')
-
-    def _draw(self, runner: Any) -> None:
-
+    def draw(self, runner: Any, data: Any, items: list) -> None:
+        """Labels and affinities."""
         from .picture import draw, look
 
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        data = runner.val_dataloader.dataset
+        model = model_of(runner)
         models = {**self._compared(runner, model), 'student': model}
-        rows = [look(data[index], models) for index in self.indices]
+        rows = [look(item, models) for item in items]
         meta = data.metainfo
         picture = as_image(draw(rows, meta['palette'], meta['classes']))
         runner.visualizer.add_image('segmentation', picture, step=runner.iter)

@@ -189,7 +189,7 @@ def test_the_hook_draws_after_every_validation(digits_run):
 
 
 def test_rejects_numbers():
-    with pytest.raises(ValueError, match='interval must be >= 1 but is 0'):
+    with pytest.raises(ValueError, match='interval must be an integer >= 1 but is 0'):
         SegmentationPictureHook(interval=0)
     for indices in ([], [-1]):
         with pytest.raises(ValueError, match='indices must name items of the data set'):
