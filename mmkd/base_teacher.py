@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
+from .batch import Batch
 from .dry_run import DryRun
 from .pruning import Reads
 from .taps import Tap
@@ -16,8 +17,7 @@ from .taps import Tap
 class BaseTeacher:
     """A teacher without a network: what is not said otherwise does nothing.
 
-    A subclass has ``tap_type``, ``dry_run`` and ``run``, as
-    :class:`~mmkd.teacher.Teacher` describes them.
+    A subclass has its own :meth:`tap_type`, :meth:`dry_run` and :meth:`run`.
 
     Attributes:
         model: The network, if it has one of its own.
@@ -43,16 +43,63 @@ class BaseTeacher:
     def match_inputs(self, student_preprocessor: nn.Module | None) -> None:
         """Learn how the inputs that it will be given are normalised."""
 
-    def check_taps(self, at: str, teacher_at: str) -> None:
-        """Raise ``ValueError`` if a path of it cannot teach one of the student.
+    @property
+    def members(self) -> dict[str, Any]:
+        """The one teacher that this is, by an empty name, or those of a group."""
+        return {'': self}
+
+    def check_term(self, loss: Any) -> None:
+        """Raise ``ValueError`` if a term cannot listen to it.
 
         Args:
-            at: Path in the student.
-            teacher_at: Path in the teacher.
+            loss: The :class:`~mmkd.losses.base.DistillLoss`.
         """
+        if loss.teacher:
+            raise ValueError(
+                f'it listens to teacher={loss.teacher!r} but there is one teacher '
+                'without a name; leave that out, or name several by '
+                'teacher=dict(teachers=dict(...))'
+            )
 
     def apply(self, function: Any) -> None:
         """Follow a move or a cast of the student."""
+
+    def tap_type(self, path: str, tap_of: Callable[[nn.Module], type[Tap]]) -> Any:
+        """How the module at a path is tapped.
+
+        Args:
+            path: Dotted path of a sub-module.
+            tap_of: Function from a module to the :class:`~mmkd.taps.Tap` type it needs.
+
+        Raises:
+            ValueError: If there is no such sub-module, or it cannot be tapped.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must define tap_type()')
+
+    def dry_run(self, tap_types: Mapping[str, type[Tap]], at_least: int = 0) -> DryRun:
+        """See :func:`mmkd.dry_run.dry_run`."""
+        raise NotImplementedError(f'{type(self).__name__} must define dry_run()')
+
+    def run(
+        self,
+        batch: Batch,
+        tap_types: Mapping[str, type[Tap]],
+        stop_after: Mapping[str, int] | None = None,
+        reads: Reads | None = None,
+    ) -> dict[str, Tap]:
+        """Run on a batch until every tap has what it needs.
+
+        Args:
+            batch: Inputs as the student gets them.
+            tap_types: Path -> how to tap it.
+            stop_after: Path -> calls after which nothing more is needed.
+            reads: Path -> fields that will be read, of those that :meth:`economize`
+                was told; everything if not given.
+
+        Returns:
+            Path -> tap with what was recorded, to be read after :meth:`completed`.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must define run()')
 
     def economize(self, seen: DryRun, reads: Reads) -> None:
         """Make the passes cheaper, now that it is known what is read of them."""
@@ -93,8 +140,13 @@ class BaseTeacher:
         """
         return taps
 
-    def precision(self, inputs: Any) -> Any:
-        """Context of the precision in which it computes."""
+    def precision(self, inputs: Any, path: str = '') -> Any:
+        """Context of the precision in which it computes.
+
+        Args:
+            inputs: What it is given.
+            path: Of one of its modules, by which a group knows whose.
+        """
         return nullcontext()
 
     def __deepcopy__(self, memo: dict) -> BaseTeacher:

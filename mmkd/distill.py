@@ -21,7 +21,7 @@ from .problems import Problems
 from .registry import MODELS
 from .rng import preserved_rng
 from .taps import Tap, nearest
-from .teacher import build_teacher
+from .teacher_group import build_teachers, class_maps
 
 # A mixin at run time, put before a student's class; a module to the type checker.
 if TYPE_CHECKING:
@@ -46,9 +46,11 @@ class Distill(_Base):
         student: Config of the stock model, or the model.
         teacher: See :func:`mmkd.teacher.build_teacher`; ``'ema'`` for the average
             of the student over time, ``'self'`` for its own deeper layers, see
-            :mod:`mmkd.own_teacher`.
+            :mod:`mmkd.own_teacher`; ``dict(teachers=dict(a=..., b=...))`` for several,
+            see :mod:`mmkd.teacher_group`.
         losses: Log name -> loss config. A dict, not a list: dicts merge across
-            ``_base_`` and ``--cfg-options``.
+            ``_base_`` and ``--cfg-options``. Where there are several teachers
+            ``teacher='a'`` in it says which.
         data_preprocessor: Used where the student's config has none (the Runner
             passes a top-level ``data_preprocessor`` of the config here).
         init_from_teacher: Sub-modules such as ``['neck', 'bbox_head']`` that start
@@ -126,12 +128,12 @@ class Distill(_Base):
         init_from_teacher: Any,
     ) -> Distiller:
         problems = Problems()
-        built = _build_losses(losses, problems)
+        built = _build_losses(losses, class_maps(teacher), problems)
         distiller: Any = None
         with problems.caught('teacher'):
             stock = distilled_from(type(self))
             network = own_teacher(teacher, self, stock)
-            network = network or build_teacher(teacher, scope)
+            network = network or build_teachers(teacher, scope)
             network.match_inputs(getattr(self, 'data_preprocessor', None))
             # Before the teacher is made cheaper, which changes its weights.
             inheritance = Inheritance(self, network, init_from_teacher)
@@ -249,18 +251,20 @@ def _build_student(student: Any, data_preprocessor: Any) -> nn.Module:
 
 
 def _build_losses(
-    losses: Mapping[str, Any], problems: Problems
+    losses: Mapping[str, Any], maps: Mapping[str, Any], problems: Problems
 ) -> dict[str, DistillLoss]:
     built = {}
     for name, cfg in losses.items():
         if cfg is None:  # switched off by a config that inherits
             continue
         with problems.caught(name):
-            built[name] = _build_loss(name, cfg, losses.keys() - {name})
+            built[name] = _build_loss(name, cfg, maps, losses.keys() - {name})
     return built
 
 
-def _build_loss(name: str, cfg: Any, others: Iterable[str]) -> DistillLoss:
+def _build_loss(
+    name: str, cfg: Any, maps: Mapping[str, Any], others: Iterable[str]
+) -> DistillLoss:
     if isinstance(cfg, DistillLoss):
         return cfg
     if not isinstance(cfg, Mapping):
@@ -273,14 +277,20 @@ def _build_loss(name: str, cfg: Any, others: Iterable[str]) -> DistillLoss:
             f'{name} must have a type but is {dict(cfg)}{nearest(name, others)}'
         )
     kind = _loss_class(name, cfg)
+    cfg = copy.deepcopy(dict(cfg))
+    teacher = cfg.pop('teacher', None) or ''
     accepted = inspect.signature(kind).parameters
+    if teacher in maps and 'teacher_classes' in accepted:
+        cfg.setdefault('teacher_classes', maps[teacher])
     if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
         for key in cfg.keys() - accepted.keys() - {'type', '_scope_'}:
             raise TypeError(
                 f'{name}: {kind.__name__} has no argument {key!r}'
                 f'{nearest(key, accepted)} It has: {", ".join(accepted)}'
             )
-    return MODELS.build(copy.deepcopy(cfg))
+    loss = MODELS.build(cfg)
+    loss.teacher = teacher
+    return loss
 
 
 def _loss_class(name: str, cfg: Mapping[str, Any]) -> type[DistillLoss]:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.dist import is_distributed
 from torch import nn
 
+from .base_teacher import BaseTeacher
 from .batch import batch_of
-from .dry_run import DryRun, dry_run
+from .dry_run import dry_run
 from .fit import Tapped, tapped, told
 from .inheritance import Inheritance
 from .losses.base import DistillLoss
@@ -19,7 +19,7 @@ from .paramwise import spare
 from .problems import Problems
 from .resume_check import ResumeCheck
 from .taps import Tap, record, resolve
-from .teacher import Teacher
+from .terms import check_counts, prepare_loss, silent
 
 
 class Distiller(nn.Module):
@@ -31,7 +31,7 @@ class Distiller(nn.Module):
         inheritance: What the student starts with; nothing if not given.
 
     Attributes:
-        teacher: The :class:`~mmkd.teacher.Teacher`; no child module.
+        teacher: The :class:`~mmkd.base_teacher.BaseTeacher`; no child module.
         losses: Log name -> loss, a ``ModuleDict``.
         factors: Log name -> factor of the schedule, 1 without one; 0 switches a
             term off.
@@ -43,7 +43,7 @@ class Distiller(nn.Module):
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: BaseTeacher,
         losses: Mapping[str, DistillLoss],
         inheritance: Inheritance | None = None,
     ) -> None:
@@ -92,15 +92,17 @@ class Distiller(nn.Module):
             with found.caught(name):
                 if name in stock:
                     raise ValueError('a stock loss has this name; choose another')
-                self.teacher.check_taps(loss.at, loss.teacher_at)
+                self.teacher.check_term(loss)
             types: Any = (
                 lambda path: tap_of(resolve(student, path)),
                 lambda path: self.teacher.tap_type(path, tap_of),
             )
-            for side, type_of, paths in zip(self._taps, types, _paths(loss)):
+            if any(problem.where == name for problem in found.found):
+                continue  # it is not known whose paths they are
+            for side, type_of, paths in zip(self._taps, types, loss.paths):
                 with found.caught(name):
                     for path in paths:
-                        kind = loss.tap_types.get(path, type_of(path))
+                        kind = loss.tap_type(path) or type_of(path)
                         known = [self._taps[side].setdefault(path, kind)]
                         if self.teacher.recorded_in_student({path: kind}):
                             known += [t[path] for t in self._taps.values() if path in t]
@@ -134,10 +136,10 @@ class Distiller(nn.Module):
         for tap in theirs.taps.values():
             tap.to(device)
         for name, loss in live.items():
-            sides = zip((ours, theirs), (loss.at, loss.teacher_at))
+            sides = zip((ours, theirs), (paths[0] for paths in loss.paths))
             self.fit[name] = tuple(tapped(seen, path) for seen, path in sides)
             with problems.caught(name):
-                _prepare_loss(name, loss, ours, theirs)
+                prepare_loss(name, loss, ours, theirs)
         self._teacher_calls = {path: tap.count for path, tap in theirs.taps.items()}
         if not theirs.failure and not problems.found:
             self.teacher.economize(theirs, self._reads(live))
@@ -147,8 +149,8 @@ class Distiller(nn.Module):
         found: dict[str, frozenset[str] | None] = {}
         for name in names:
             loss = self.losses[name]
-            for path in _paths(loss)[1]:
-                fields = loss.reads if path == loss.teacher_at else None
+            for path in loss.paths[1]:
+                fields = loss.reads if path == loss.paths[1][0] else None
                 known = found.get(path, frozenset())
                 both = None in (fields, known)
                 found[path] = None if both else known.union(fields)  # type: ignore
@@ -229,7 +231,7 @@ class Distiller(nn.Module):
             self._is_stepping = False
         for name, loss in self.losses.items():
             if name not in losses:
-                losses[name] = _silent(loss, student)
+                losses[name] = silent(loss, student)
         return losses
 
     def _distilled_step(
@@ -244,7 +246,7 @@ class Distiller(nn.Module):
         ours: set[str] = set()
         theirs: set[str] = set()
         for name in active:
-            for paths, wanted in zip(_paths(self.losses[name]), (ours, theirs)):
+            for paths, wanted in zip(self.losses[name].paths, (ours, theirs)):
                 wanted.update(paths)
         # The teacher goes first: its activations are freed before the student's
         # are held for the backward pass.
@@ -269,12 +271,14 @@ class Distiller(nn.Module):
             )
         teacher_taps = self.teacher.completed(teacher_taps, student_taps)
         batch.student = {path: tap.value for path, tap in student_taps.items()}
-        batch.teacher = {path: tap.value for path, tap in teacher_taps.items()}
+        their_values = {path: tap.value for path, tap in teacher_taps.items()}
         for name in active:
             loss = self.losses[name]
-            _check_counts(student_taps[loss.at], teacher_taps[loss.teacher_at])
-            with torch.no_grad(), self.teacher.precision(batch.inputs):
-                teacher_taps[loss.teacher_at].follow(student_taps[loss.at])
+            at = loss.paths[1][0]
+            check_counts(student_taps[loss.at], teacher_taps[at])
+            with torch.no_grad(), self.teacher.precision(batch.inputs, at):
+                teacher_taps[at].follow(student_taps[loss.at])
+            batch.teacher = loss.of_its_teacher(their_values)
             s, t = batch.student[loss.at], batch.teacher[loss.teacher_at]
             losses[name] = self.factors[name] * loss(s, t, batch)
             # mmengine adds up whatever has 'loss' in its name.
@@ -303,47 +307,5 @@ class Distiller(nn.Module):
         return f'teacher {self.teacher!r}; {"; ".join(terms) or "no losses"}'
 
 
-def _prepare_loss(name: str, loss: Any, ours: DryRun, theirs: DryRun) -> None:
-    if loss.teacher_at in theirs.idle:
-        raise ValueError(
-            f'{name}: {loss.teacher_at!r} does not run when the teacher '
-            'predicts (auxiliary heads run in training alone); tap another '
-            'module of it by teacher_at'
-        )
-    yielded = [
-        {path: tap.value for path, tap in seen.taps.items()} for seen in (ours, theirs)
-    ]
-    try:
-        loss.prepare(yielded[0].get(loss.at), yielded[1].get(loss.teacher_at))
-        loss.prepare_also(*yielded)
-    except (ValueError, TypeError) as error:
-        reasons = [r for r in (ours.failure, theirs.failure) if r]
-        because = f' ({"; ".join(reasons)})' if reasons else ''
-        raise type(error)(f'{name}: {error}{because}') from error
-
-
 # Whatever optimizer is built for a model with a distiller in it.
 spare(Distiller)
-
-
-def _paths(loss: DistillLoss) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a loss taps in the student and in the teacher."""
-    return (loss.at, *loss.also_at), (loss.teacher_at, *loss.teacher_also_at)
-
-
-def _check_counts(student: Tap, teacher: Tap) -> None:
-    if not student.count:
-        raise RuntimeError(f'{student.path!r} does not run while the student trains')
-    if student.count != teacher.count:
-        raise RuntimeError(
-            f'{student.path!r} ran {student.count} times in the student but '
-            f'{teacher.path!r} {teacher.count} times in the teacher'
-        )
-
-
-def _silent(loss: nn.Module, student: nn.Module) -> torch.Tensor:
-    """Zero for a term that is off, reaching its weights where DDP waits for them."""
-    weights = [p for p in loss.parameters() if p.requires_grad]
-    if weights and is_distributed():
-        return sum(p.float().sum() for p in weights) * 0  # type: ignore[return-value]
-    return next(student.parameters()).new_zeros(())

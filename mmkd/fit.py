@@ -70,6 +70,7 @@ def told(name: str, loss: DistillLoss) -> str:
         "loss_hint = DistillLoss(at='neck', loss_weight=1.0, teacher_at='body')"
     """
     where = '' if loss.teacher_at == loss.at else f', teacher_at={loss.teacher_at!r}'
+    where += f', teacher={loss.teacher!r}' if loss.teacher else ''
     off = '' if loss.loss_weight else ' off'
     return f'{name} = {type(loss).__name__}({loss.extra_repr()}{where}){off}'
 

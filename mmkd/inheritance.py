@@ -51,8 +51,8 @@ class Inheritance:
         paths: Sequence[str] | Mapping[str, str],
     ) -> None:
         self._weights: dict[str, dict[str, Tensor]] = {}
-        model = getattr(teacher, 'model', None)
         for ours, theirs in _pairs(paths).items():
+            model, theirs = _network(teacher, theirs)
             if getattr(teacher, 'is_own', False):
                 raise ValueError(
                     'init_from_teacher needs another network, not a teacher that is '
@@ -114,6 +114,20 @@ def _pairs(paths: Any) -> dict[str, str]:
             f'{paths!r}'
         )
     return dict(pairs)
+
+
+def _network(teacher: Any, path: str) -> tuple[Any, str]:
+    """The network that a path of the teacher is in, and the path in it."""
+    members = teacher.members
+    if '' in members:
+        return teacher.model, path
+    name, _, rest = path.partition('.')
+    if name not in members:
+        raise ValueError(
+            f'init_from_teacher: {path!r} must start with the name of one of the '
+            f"teachers, such as {{'neck': '{next(iter(members))}.neck'}}"
+        )
+    return members[name].model, rest
 
 
 def _check_same(

@@ -142,15 +142,15 @@ class SelfTeacher(BaseTeacher):
         # For the build alone. The student holds this object, and its copies do.
         self._student: Any = weakref.ref(student)
 
-    def check_taps(self, at: str, teacher_at: str) -> None:
-        if at == teacher_at:
+    def check_term(self, loss: Any) -> None:
+        super().check_term(loss)
+        if loss.at == loss.teacher_at:
             raise ValueError(
-                f"{at!r} cannot teach itself; with teacher='self' name another layer "
-                'by teacher_at'
+                f"{loss.at!r} cannot teach itself; with teacher='self' name another "
+                'layer by teacher_at'
             )
 
     def tap_type(self, path: str, tap_of: Callable[[nn.Module], type[Tap]]) -> Any:
-        """See :meth:`mmkd.teacher.Teacher.tap_type`."""
         found = tap_of(resolve(self._student(), path))
         if found.follow is not Tap.follow:
             raise ValueError(
@@ -160,7 +160,6 @@ class SelfTeacher(BaseTeacher):
         return found
 
     def dry_run(self, tap_types: Mapping[str, type[Tap]], at_least: int = 0) -> DryRun:
-        """See :func:`mmkd.dry_run.dry_run`."""
         seen = dry_run(self._student(), tap_types, at_least)
         seen.idle = []  # what runs in training alone, as auxiliary heads, can teach
         return seen

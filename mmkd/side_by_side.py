@@ -85,18 +85,23 @@ def _mean(x: Tensor, share: tuple[float, float]) -> np.ndarray:
     return x[0].float().abs().mean(0)[:rows, :columns].cpu().numpy()
 
 
-def feature_taps(distiller: Any) -> dict[str, tuple[str, str]]:
+def column_of(teacher: str) -> str:
+    """What the column of a teacher is called; the name of an only one is empty."""
+    return f'teacher {teacher}'.strip()
+
+
+def feature_taps(distiller: Any) -> dict[str, dict[str, str]]:
     """Where terms compare features.
 
     Args:
         distiller: The :class:`~mmkd.distiller.Distiller`.
 
     Returns:
-        Log name -> path in the student and in the teacher, of the terms that are on.
-        Heads are left out: their many outputs are no features.
+        Log name -> ``'student'`` and the column of its teacher -> path in it, of the
+        terms that are on. Heads are left out: their many outputs are no features.
     """
     return {
-        name: (loss.at, loss.teacher_at)
+        name: {'student': loss.at, column_of(loss.teacher): loss.teacher_at}
         for name, loss in distiller.losses.items()
         if loss.loss_weight and not loss.at.rpartition('.')[2].endswith('head')
     }

@@ -68,10 +68,11 @@ class Teacher(BaseTeacher):
         self.num_parameters = sum(p.numel() for p in self.model.parameters())
         self._renormalize: Renormalizer | None = None
         # A network that was given may be used elsewhere, too.
-        self.economy = economy or Economy(fold_norms=False, channels_last=False)
+        self.economy = economy or Economy(
+            fold_norms=False, channels_last=False, prepack=False
+        )
         self._economized: Economized | None = None
         self._unused: set[nn.Module] = set()
-        self._format = torch.contiguous_format
         self._stream: Any = None
 
     def match_inputs(self, student_preprocessor: nn.Module | None) -> None:
@@ -89,6 +90,7 @@ class Teacher(BaseTeacher):
 
     def apply(self, function: Any) -> None:
         """What ``nn.Module._apply`` does: follow a move or a cast of the student."""
+        self._unpack()
         if self.device is None:
             _apply_except(self.model, function, self._unused)
             return
@@ -116,19 +118,9 @@ class Teacher(BaseTeacher):
         self._unused = set()
 
     def tap_type(self, path: str, tap_of: Callable[[nn.Module], type[Tap]]) -> Any:
-        """How the module at a path is tapped.
-
-        Args:
-            path: Dotted path of a sub-module.
-            tap_of: Function from a module to the :class:`~mmkd.taps.Tap` type it needs.
-
-        Raises:
-            ValueError: If there is no such sub-module, or it cannot be tapped.
-        """
         return tap_of(resolve(self.model, path))
 
     def dry_run(self, tap_types: Mapping[str, type[Tap]], at_least: int = 0) -> DryRun:
-        """See :func:`mmkd.dry_run.dry_run`."""
         return dry_run(self.model, tap_types, at_least)
 
     @torch.no_grad()
@@ -139,21 +131,8 @@ class Teacher(BaseTeacher):
         stop_after: Mapping[str, int] | None = None,
         reads: Reads | None = None,
     ) -> dict[str, Tap]:
-        """Run on a batch until every tap has what it needs.
-
-        ``no_grad`` and not inference mode: inference tensors cannot be saved
-        for the student's backward pass.
-
-        Args:
-            batch: Inputs as the student gets them.
-            tap_types: Path in the teacher -> how to tap it.
-            stop_after: Path -> calls after which nothing more is needed.
-            reads: Path -> fields that will be read, of those that
-                :meth:`economize` was told; everything if not given.
-
-        Returns:
-            Path -> tap with what was recorded, to be read after :meth:`completed`.
-        """
+        # Not in inference mode: its tensors cannot be saved for the student's
+        # backward pass.
         inputs = self._renormalize(batch) if self._renormalize else batch.inputs
         if self.device is not None:
             inputs = move(inputs, self.device)
@@ -169,7 +148,7 @@ class Teacher(BaseTeacher):
             taps[path].computed = fields
         return taps
 
-    def precision(self, inputs: Any) -> Any:
+    def precision(self, inputs: Any, path: str = '') -> Any:
         """Context of the precision in which it computes."""
         if not isinstance(inputs, Tensor):
             return nullcontext()
@@ -233,23 +212,25 @@ class Teacher(BaseTeacher):
             return inputs
         device = inputs.device
         if parameter.device != device:
+            self._unpack()
             _apply_except(self.model, lambda t: t.to(device), self._unused)
         if inputs.is_floating_point():
             inputs = inputs.to(parameter.dtype)
         if inputs.dim() != 4 or self._economized is None:
             return inputs
-        wanted = self._economized.memory_format(inputs)
-        if wanted != self._format:
-            self.model.to(memory_format=wanted)  # type: ignore[call-overload]
-            self._format = wanted
-        return inputs.contiguous(memory_format=wanted)
+        return self._economized.met(self.model, inputs)
 
     def _used_parameters(self) -> Iterator[nn.Parameter]:
         for module in self.model.modules():
             if module not in self._unused:
                 yield from module.parameters(recurse=False)
 
+    def _unpack(self) -> None:
+        if self._economized is not None:
+            self._economized.unpack()
+
     def __getstate__(self) -> dict[str, Any]:
+        self._unpack()
         return dict(vars(self), _stream=None)
 
     def __repr__(self) -> str:

@@ -43,6 +43,7 @@ KNOWN = {
     'allow_random',
     'trust',
     'device',
+    'classes',  # for the losses
     *Economy.names(),
 }
 

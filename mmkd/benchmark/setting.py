@@ -13,6 +13,7 @@ from mmengine.device import get_device
 from ..config import is_distilled, model_scope, own_kind, teacher_options
 from ..preflight.check import HOW_TO_NAME_A_TEACHER
 from ..preflight.networks import input_size
+from ..teacher_group import is_group
 
 #: Seed of weights, of inputs, and of what is random in every step.
 SEED = 0
@@ -56,6 +57,11 @@ class Setting:
             raise ValueError(
                 'the teacher must be another network to be measured but is the '
                 f'student: {self.cfg.model.teacher}'
+            )
+        if is_group(self.cfg.model.teacher):
+            raise ValueError(
+                'one teacher is measured but the config names several; name one by '
+                '--teacher, with losses that are for one'
             )
         if self.size is not None and min(self.size) < 32:
             raise ValueError(f'--image-size must be >= 32 pixels but is {self.size}')

@@ -22,6 +22,7 @@ from ..config import is_distilled, own_kind, teacher_options
 from ..dry_run import dry_run
 from ..losses.base import levels
 from ..taps import Tap, record
+from ..teacher_group import is_group
 from .cached_teacher import file_digest
 from .key import differs, digest, live, reads_rows, run_parts
 from .names import image_name, record_name, shard_name, shard_of, view_name
@@ -238,6 +239,8 @@ def _with_live_teacher(cfg: Config) -> Config:
         teacher.pop(name, None)
     if not teacher:
         raise ValueError('the config names a cache and no teacher to make it of')
+    if is_group(teacher):
+        raise ValueError('a cache is made of one teacher but the config names several')
     if own_kind(teacher):
         raise ValueError(
             'a cache needs another network as its teacher, not the student, which '

@@ -14,6 +14,7 @@ from ..registry import HOOKS
 from ..side_by_side import (
     Seen,
     as_image,
+    column_of,
     drawn,
     feature_taps,
     features_figure,
@@ -65,7 +66,7 @@ class DistillVisualizationHook(PictureHook):
         if not 0 <= score < 1:
             raise ValueError(f'score must be in [0, 1) but is {score}')
         self.score = score
-        self._frozen: list[Seen] | None = None
+        self._frozen: dict[str, list[Seen]] = {}
 
     def before_train(self, runner: Any) -> None:
         """Check what can be known before hours of training."""
@@ -81,32 +82,37 @@ class DistillVisualizationHook(PictureHook):
         """Predictions and features."""
         model: Any = model_of(runner)
         taps = feature_taps(model.distiller)
-        ours = [path for path, _ in taps.values()]
-        seen = dict(student=[look(model, item, ours) for item in items])
-        theirs = self._teacher(model.distiller.teacher, items, taps)
-        if theirs is not None:
-            seen['teacher'] = theirs
+        seen = dict(student=[look(model, x, _paths(taps, 'student')) for x in items])
+        for name, teacher in model.distiller.teacher.members.items():
+            column = column_of(name)
+            theirs = self._teacher(column, teacher, items, _paths(taps, column))
+            if theirs is not None:
+                seen[column] = theirs
         predictions = self._predictions(runner, model, items, seen)
         runner.visualizer.add_image('distill_predictions', predictions, runner.iter)
         features = _features(picture_of(items[0]), taps, seen)
         if features is not None:
             runner.visualizer.add_image('distill_features', features, runner.iter)
 
-    def _teacher(self, teacher: Any, items: list, taps: dict) -> list[Seen] | None:
+    def _teacher(
+        self, column: str, teacher: Any, items: list, paths: list[str]
+    ) -> list[Seen] | None:
         if teacher.model is None:
             return None
-        if self._frozen is None or teacher.is_own:
+        if column not in self._frozen or teacher.is_own:
             teacher.use_all()
-            paths = [theirs for _, theirs in taps.values()]
             with teacher.precision(next(teacher.model.parameters())):
-                self._frozen = [look(teacher.model, x, paths) for x in items]
-        return self._frozen
+                self._frozen[column] = [look(teacher.model, x, paths) for x in items]
+        return self._frozen[column]
 
     def _predictions(
         self, runner: Any, model: Any, items: list, seen: dict[str, list[Seen]]
     ) -> np.ndarray:
         stock = copy.copy(runner.visualizer)  # whose names may be changed
-        teachers = class_names_of(model.distiller.teacher.model)
+        classes = {
+            column_of(name): class_names_of(teacher.model)
+            for name, teacher in model.distiller.teacher.members.items()
+        }
         rows = []
         for place, item in enumerate(items):
             first = seen['student'][place].sample
@@ -115,11 +121,16 @@ class DistillVisualizationHook(PictureHook):
                 row['truth'] = drawn(stock, item, first, truth=True)
             for name, found in seen.items():
                 its = copy.copy(stock)
-                if name == 'teacher' and teachers:
-                    its.dataset_meta = _renamed(stock.dataset_meta or {}, teachers)
+                theirs = classes.get(name)
+                if theirs:
+                    its.dataset_meta = _renamed(stock.dataset_meta or {}, theirs)
                 row[name] = drawn(its, item, found[place].sample, score=self.score)
             rows.append(row)
         return as_image(predictions_figure(rows))
+
+
+def _paths(taps: Mapping[str, Mapping[str, str]], column: str) -> list[str]:
+    return [paths[column] for paths in taps.values() if column in paths]
 
 
 def _renamed(meta: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
@@ -133,18 +144,16 @@ def _renamed(meta: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
 
 def _features(
     picture: np.ndarray,
-    taps: dict[str, tuple[str, str]],
+    taps: Mapping[str, Mapping[str, str]],
     seen: dict[str, list[Seen]],
 ) -> np.ndarray | None:
     """The maps of the first picture, a row for every level of every pair of taps."""
     rows = []
-    for paths in dict.fromkeys(taps.values()):
-        by_name = {
-            name: found[0].maps.get(path, [])
-            for (name, found), path in zip(seen.items(), paths)
-        }
+    pairs = {tuple(paths.items()) for paths in taps.values()}
+    for paths in map(dict, sorted(pairs)):
+        by_name = {n: seen[n][0].maps.get(p, []) for n, p in paths.items() if n in seen}
         for level in range(max(map(len, by_name.values()))):
             row = {n: maps[level] for n, maps in by_name.items() if level < len(maps)}
-            title = ' / '.join(dict.fromkeys(paths))
+            title = ' / '.join(dict.fromkeys(paths.values()))
             rows.append((f'{title}, level {level}', row))
     return as_image(features_figure(picture, rows)) if rows else None

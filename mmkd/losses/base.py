@@ -44,6 +44,9 @@ class DistillLoss(nn.Module):
     #: :func:`~mmkd.losses.base.levels` reads ``'logits'``.
     reads: tuple[str, ...] | None = None
 
+    #: Which of several teachers it listens to: what a config says by ``teacher='a'``.
+    teacher: str = ''
+
     #: What the student's classes must be called, if the teacher knows names.
     class_names: Any = None
 
@@ -67,6 +70,32 @@ class DistillLoss(nn.Module):
         self.at = at
         self.teacher_at = teacher_at or at
         self.loss_weight = float(loss_weight)
+
+    @property
+    def paths(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What it taps in the student and in the teacher, ``at`` first.
+
+        Of several teachers a path starts with the name of the one that it listens to.
+        """
+        theirs = (self.teacher_at, *self.teacher_also_at)
+        return (self.at, *self.also_at), tuple(self._prefix + p for p in theirs)
+
+    def of_its_teacher(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of some values by path that its own teacher has, by the path in it."""
+        start = self._prefix
+        return {
+            p.removeprefix(start): x for p, x in values.items() if p.startswith(start)
+        }
+
+    def tap_type(self, path: str) -> type[Tap] | None:
+        """How one of :attr:`paths` is tapped, where not as usual."""
+        return self.tap_types.get(
+            path, self.tap_types.get(path.removeprefix(self._prefix))
+        )
+
+    @property
+    def _prefix(self) -> str:
+        return f'{self.teacher}.' if self.teacher else ''
 
     def prepare(self, student: Any, teacher: Any) -> None:
         """Check and fit the loss to what its taps yield, when the model is built.

@@ -121,7 +121,8 @@ class BoundedRegressionLoss(BoxHeadLoss):
             :class:`~mmkd.losses.box_head.BoxHeadLoss`.
         margin: Margin in squared units; finite and >= 0. The paper does not give it.
         loss_weight: Factor of the term, the paper's nu.
-        teacher_classes: Classes of the student as the teacher knows them.
+        teacher_classes: Classes of the student as the teacher knows them. Of a class
+            that a class-specific teacher does not know no box is compared.
         teacher_at: Tapped head of the teacher; ``at`` if not given.
 
     Raises:
@@ -138,7 +139,7 @@ class BoundedRegressionLoss(BoxHeadLoss):
         at: str = 'roi_head.bbox_head',
         margin: float = 0.0,
         loss_weight: float = 0.5,
-        teacher_classes: Sequence[int | str] | None = None,
+        teacher_classes: Sequence[int | str | None] | None = None,
         teacher_at: str | None = None,
     ) -> None:
         super().__init__(at, loss_weight, teacher_classes, teacher_at)
@@ -162,9 +163,13 @@ class BoundedRegressionLoss(BoxHeadLoss):
         terms, active = [], []
         for ours, theirs in self.stages(student, teacher):
             index = ours.positives.nonzero().squeeze(1)
-            labels = ours.labels[index]
+            labels = their_labels = ours.labels[index]
+            if self._class_map is not None:
+                known = self._class_map.is_known(labels)
+                index, labels = index[known], labels[known]
+                their_labels = self._class_map.their_labels(labels)
             s = ours.deltas(index, labels)
-            t = theirs.deltas(index, self.their_labels(labels))
+            t = theirs.deltas(index, their_labels)
             t = in_units(t, theirs.units, ours.units)
             target = ours.true_deltas(index)
             active.append(is_bounded(s, t, target, self.margin))
@@ -208,7 +213,7 @@ class BoxImitationLoss(BoundedRegressionLoss):
         self,
         at: str = 'roi_head.bbox_head',
         loss_weight: float = 0.5,
-        teacher_classes: Sequence[int | str] | None = None,
+        teacher_classes: Sequence[int | str | None] | None = None,
         teacher_at: str | None = None,
     ) -> None:
         super().__init__(at, 0.0, loss_weight, teacher_classes, teacher_at)

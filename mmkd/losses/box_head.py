@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..taps import HeadView
 from .base import DistillLoss
+from .class_map import ClassMap
 from .head_rows import check_heads
-from .precision import full_precision
 
 
 class BoxHeadLoss(DistillLoss):
@@ -26,9 +25,10 @@ class BoxHeadLoss(DistillLoss):
             the ``'bbox_head'`` of a one-stage detector.
         loss_weight: Factor of the term.
         teacher_classes: For a teacher of other classes: what each class of the
-            student, in order, is in the teacher: its index, or its name as the
-            teacher's checkpoint has it. Every one must be in the teacher, and no two
-            the same. ``None`` if the classes are the same.
+            student, in order, is in the teacher: its index, its name as the teacher's
+            checkpoint has it, or ``None`` if the teacher does not know it; see
+            :class:`~mmkd.losses.class_map.ClassMap`. Not given if the classes are
+            the same.
         teacher_at: Tapped head of the teacher; ``at`` if not given.
     """
 
@@ -36,12 +36,12 @@ class BoxHeadLoss(DistillLoss):
         self,
         at: str,
         loss_weight: float,
-        teacher_classes: Sequence[int | str] | None,
+        teacher_classes: Sequence[int | str | None] | None,
         teacher_at: str | None,
     ) -> None:
         super().__init__(at, loss_weight, teacher_at)
         self.teacher_classes = teacher_classes
-        self._class_map: list[int] | None = None
+        self._class_map: ClassMap | None = None
 
     def prepare(self, student: Any, teacher: Any) -> None:
         for side, view, path in (
@@ -87,61 +87,43 @@ class BoxHeadLoss(DistillLoss):
         """Whether it matters what the teacher's classes are."""
         return True
 
-    def _mapped(self, count: int, teacher: Any, names: str) -> list[int] | None:
-        """Index in the teacher of every class of the student."""
+    def _mapped(self, count: int, teacher: Any, names: str) -> ClassMap | None:
         theirs = teacher.stages[0].num_classes
-        if self.teacher_classes is None:
-            if count != theirs:
+        if self.teacher_classes is not None:
+            known = ClassMap(self.teacher_classes, count, theirs, teacher.class_names)
+            one = teacher.stages[0]
+            if known.is_partial and one.is_sigmoid and one.has_background:
                 raise ValueError(
-                    f'the student has {names}, with {count} and {theirs} classes; say '
-                    'what each of the first is in the teacher with '
-                    'teacher_classes=[...]'
+                    'teacher_classes must name every class where the background has a '
+                    f'sigmoid of its own, as in the {names}: it means "none of the '
+                    'classes", which are others; name them all, or use a softmax'
                 )
-            if count > 1:  # an RPN's only one has no name
-                self.class_names = teacher.class_names
-            return None
-        known = {name: index for index, name in enumerate(teacher.class_names or ())}
-        indices: list[Any] = [known.get(c, c) for c in self.teacher_classes]  # type: ignore[call-overload]
-        wrong = [c for c in indices if c not in range(theirs)]
-        if wrong or len(indices) != count or len(set(indices)) != count:
+            return known
+        if count != theirs:
             raise ValueError(
-                f'teacher_classes must name {count} different classes, one for each '
-                f"of the student's, by name ({', '.join(known) or 'none stored'}) or "
-                f'by index below {theirs}, but is {list(self.teacher_classes)}'
+                f'the student has {names}, with {count} and {theirs} classes; say '
+                'what each of the first is in the teacher with teacher_classes=[...]'
             )
-        return indices
+        if count > 1:  # an RPN's only one has no name
+            self.class_names = teacher.class_names
+        return None
 
     def stages(self, student: Any, teacher: Any) -> Iterator[tuple[Any, Any]]:
         """Stages of both heads side by side, those that ran."""
         return zip(student.stages, teacher.stages)
 
-    def their_logits(self, ours: Any, theirs: Any, index: Tensor) -> Tensor:
-        """The teacher's class logits of some rows, (n, K), in the student's order."""
-        logits = theirs.classes_of(index)
+    def logits(self, ours: Any, theirs: Any, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits of some rows of both sides, (n, K), of the same classes.
+
+        Args:
+            ours: Stage of the student.
+            theirs: The same stage of the teacher.
+            index: Rows, (n,).
+        """
+        s, t = ours.classes_of(index), theirs.classes_of(index)
         if self._class_map is None:
-            return logits
-        return _selected(logits, self._class_map, ours.has_background, ours.is_sigmoid)
-
-    def their_labels(self, labels: Tensor) -> Tensor:
-        """Classes of rows as the teacher counts them, (R,)."""
-        if self._class_map is None:
-            return labels
-        return labels.new_tensor(self._class_map)[labels]
-
-
-@full_precision
-def _selected(
-    logits: Tensor, classes: list[int], has_background: bool, is_sigmoid: bool
-) -> Tensor:
-    chosen = logits[:, classes]
-    if not has_background:
-        return chosen
-    if is_sigmoid:
-        return torch.cat([chosen, logits[:, -1:]], 1)
-    # What the student has no class for is background to it.
-    others = [c for c in range(logits.shape[1]) if c not in set(classes)]
-    rest = logits[:, others].logsumexp(1, keepdim=True)
-    return torch.cat([chosen, rest], 1)
+            return s, t
+        return self._class_map.alike(s, t, ours.is_sigmoid, ours.has_background)
 
 
 def _described(view: Any) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..batch import Batch
 from .base import paired_levels
 from .box_head import BoxHeadLoss
+from .class_map import class_map_of
 from .score_maps import resized, scored_alike
 
 
@@ -59,7 +60,7 @@ class ClassRowsLoss(BoxHeadLoss):
         self,
         at: str,
         loss_weight: float,
-        teacher_classes: Sequence[int | str] | None,
+        teacher_classes: Sequence[int | str | None] | None,
         teacher_at: str | None,
     ) -> None:
         super().__init__(at, loss_weight, teacher_classes, teacher_at)
@@ -75,8 +76,6 @@ class ClassRowsLoss(BoxHeadLoss):
                     'mmkd.ClassificationDistillationLoss'
                 )
             return
-        if self.teacher_classes is not None:
-            raise ValueError('teacher_classes is for box heads alone')
         if self.needs_labels and not hasattr(student, 'labels_at'):
             raise ValueError(
                 f'{type(self).__name__} needs the true classes, which only heads know; '
@@ -88,13 +87,19 @@ class ClassRowsLoss(BoxHeadLoss):
                 f'{type(self).__name__} compares the classes of a softmax but the '
                 f'decode head at {self.at!r} has a sigmoid for every class'
             )
-        self.class_names = getattr(teacher, 'class_names', None)
+        names = getattr(teacher, 'class_names', None)
+        if self.teacher_classes is None:
+            self.class_names = names
         if student is None or teacher is None:
             return
         pairs = paired_levels(student, teacher)
-        if any(s.dim() == 4 for s, _ in pairs):
+        if self.teacher_classes is not None:
+            self._class_map = class_map_of(self.teacher_classes, pairs, names)
+        elif any(s.dim() == 4 for s, _ in pairs):
             pairs = scored_alike(student, teacher, self.at, self.teacher_at)
         for s, t in pairs:
+            if self._class_map is not None:
+                s, t = self._class_map.alike(s, t, False, False)
             if s.dim() not in (2, 4) or s.shape[:2] != t.shape[:2]:
                 raise ValueError(
                     'student and teacher must yield logits of the same classes, (N, K) '
@@ -130,16 +135,35 @@ class ClassRowsLoss(BoxHeadLoss):
                 kept = mask.flatten().nonzero().squeeze(1)
                 s, t = s[kept], t[kept]
                 labels = None if labels is None else labels[kept]
+            s, t, labels = self._shared(s, t, labels)
             ones = s.new_ones(len(s))
             yield ClassRows(s, t, labels, ones, max(len(s), 1), 1 / len(pairs))
+
+    def _shared(
+        self, student: Tensor, teacher: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rows of a score map, (R, K), with the classes that both sides know."""
+        if self._class_map is None:
+            return student, teacher, labels
+        student, teacher = self._class_map.alike(student, teacher, False, False)
+        if labels is None:
+            return student, teacher, None
+        labels = self._class_map.labels_among(labels)
+        if student.shape[1] > len(self._class_map.ours):
+            return student, teacher, labels
+        # Nothing stands for the others: rows of those classes say nothing.
+        kept = labels.ne(student.shape[1]).nonzero().squeeze(1)
+        return student[kept], teacher[kept], labels[kept]
 
     def _of_box_heads(self, student: Any, teacher: Any) -> Iterator[ClassRows]:
         for ours, theirs in self.stages(student, teacher):
             index = ours.label_weights.nonzero().squeeze(1)
+            labels = ours.labels[index]
+            if self._class_map is not None:
+                labels = self._class_map.labels_among(labels)
             yield ClassRows(
-                ours.classes_of(index),
-                self.their_logits(ours, theirs, index),
-                ours.labels[index],
+                *self.logits(ours, theirs, index),
+                labels,
                 ours.label_weights[index],
                 ours.class_factor,
                 ours.weight,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..registry import MODELS
+from .class_map import ClassMap
 from .head_rows import HeadRowsLoss, Rows, total_over_ranks
 from .precision import (
     check_rows,
@@ -113,6 +115,7 @@ class ClassificationDistillationLoss(HeadRowsLoss):
         loss_weight: Factor of the term.
         normalize: ``'avg_factor'`` or ``'paper'``.
         teacher_at: Tapped head of the teacher; ``at`` if not given.
+        teacher_classes: See :class:`~mmkd.losses.box_head.BoxHeadLoss`.
 
     Raises:
         ValueError: When the model is built: two heads of which the rows do not
@@ -135,16 +138,30 @@ class ClassificationDistillationLoss(HeadRowsLoss):
         loss_weight: float = 10.0,
         normalize: str = 'avg_factor',
         teacher_at: str | None = None,
+        teacher_classes: Sequence[int | str | None] | None = None,
     ) -> None:
         super().__init__(at, region, temperature, loss_weight, normalize, teacher_at)
+        self.teacher_classes = teacher_classes
+        self.same_classes = teacher_classes is None
+        self._class_map: ClassMap | None = None
         if form not in FORMS:
             raise ValueError(f'form must be one of {FORMS} but is {form!r}')
         self.form = form
 
     def prepare(self, student: Any, teacher: Any) -> None:
         super().prepare(student, teacher)
-        self.class_names = teacher.class_names
-        if self.form == 'softmax' and student.num_logits == 1:
+        shared = student.num_logits
+        if self.teacher_classes is None:
+            self.class_names = teacher.class_names
+        else:
+            self._class_map = ClassMap(
+                self.teacher_classes,
+                student.num_classes,
+                teacher.num_classes,
+                teacher.class_names,
+            )
+            shared = len(self._class_map.ours)
+        if self.form == 'softmax' and shared == 1:
             raise ValueError(
                 f'a softmax over the only class of {student.name} is always 1; use '
                 "form='sigmoid'"
@@ -154,6 +171,10 @@ class ClassificationDistillationLoss(HeadRowsLoss):
         rows = self.rows(student, batch)
         ours = student.classes_of(rows.index)
         theirs = teacher.classes_of(rows.index)
+        if self._class_map is not None:
+            ours, theirs = self._class_map.alike(
+                ours, theirs, student.is_sigmoid, student.has_background
+            )
         weight = rows.weight
         factor: Any = 1.0
         if self.normalize == 'paper':

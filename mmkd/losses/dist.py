@@ -122,7 +122,7 @@ class DISTLoss(ClassRowsLoss):
         temperature: float = 1.0,
         inter: float = 1.0,
         intra: float = 1.0,
-        teacher_classes: Sequence[int | str] | None = None,
+        teacher_classes: Sequence[int | str | None] | None = None,
         teacher_at: str | None = None,
     ) -> None:
         super().__init__(at, loss_weight, teacher_classes, teacher_at)

@@ -143,7 +143,7 @@ class DKDLoss(ClassRowsLoss):
         temperature: float = 1.0,
         alpha: float = 1.0,
         beta: float = 0.25,
-        teacher_classes: Sequence[int | str] | None = None,
+        teacher_classes: Sequence[int | str | None] | None = None,
         teacher_at: str | None = None,
     ) -> None:
         super().__init__(at, loss_weight, teacher_classes, teacher_at)

@@ -66,6 +66,8 @@ class HeadRowsLoss(DistillLoss):
     regions: tuple[str, ...] = ()
     #: Whether both heads must predict distributions of edges.
     needs_distributions = False
+    #: Whether the classes of both heads must be the same.
+    same_classes = True
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class HeadRowsLoss(DistillLoss):
                 f'image but {self.at!r} of the student or {self.teacher_at!r} of the '
                 'teacher does not'
             )
-        check_heads(student, teacher, self.needs_distributions)
+        check_heads(student, teacher, self.needs_distributions, self.same_classes)
         if student.obstacle:
             raise ValueError(f'{type(self).__name__}: {student.obstacle}')
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from torch import Tensor
 from ..batch import Batch
 from ..registry import MODELS
 from .base import DistillLoss, paired_levels
+from .class_map import ClassMap, class_map_of
 from .precision import (
     check_same_shape,
     check_temperature,
     full_precision,
     only_weighted,
 )
-from .score_maps import resized, scored_alike
+from .score_maps import check_maps, resized, scored_alike
 
 NORMALIZERS = ('valid_pixels', 'pami_code', 'cvpr19_code')
 
@@ -144,6 +146,8 @@ class PixelWiseLoss(DistillLoss):
             batch and averaged over their pixels, ``'cvpr19_code'`` a KL divergence
             averaged over classes, too, on maps enlarged eight times.
         teacher_at: The same in the teacher; ``at`` if not given.
+        teacher_classes: What each class of the student is in a teacher of other
+            classes; see :class:`~mmkd.losses.class_map.ClassMap`.
 
     Raises:
         ValueError: When the model is built: numbers of classes that differ, or taps
@@ -165,8 +169,11 @@ class PixelWiseLoss(DistillLoss):
         temperature: float = 1.0,
         normalize: str = 'valid_pixels',
         teacher_at: str | None = None,
+        teacher_classes: Sequence[int | str | None] | None = None,
     ) -> None:
         super().__init__(at, loss_weight, teacher_at)
+        self.teacher_classes = teacher_classes
+        self._class_map: ClassMap | None = None
         check_temperature(temperature)
         if normalize not in NORMALIZERS:
             raise ValueError(
@@ -176,10 +183,17 @@ class PixelWiseLoss(DistillLoss):
         self.normalize = normalize
 
     def prepare(self, student: Any, teacher: Any) -> None:
-        self.class_names = getattr(teacher, 'class_names', None)
+        names = getattr(teacher, 'class_names', None)
+        if self.teacher_classes is None:
+            self.class_names = names
         if student is None or teacher is None:
             return
-        scored_alike(student, teacher, self.at, self.teacher_at)
+        if self.teacher_classes is None:
+            scored_alike(student, teacher, self.at, self.teacher_at)
+            return
+        pairs = paired_levels(student, teacher)
+        check_maps(pairs, self.at, self.teacher_at)
+        self._class_map = class_map_of(self.teacher_classes, pairs, names)
 
     def extra_repr(self) -> str:
         own = f'temperature={self.temperature}, normalize={self.normalize!r}'
@@ -192,6 +206,8 @@ class PixelWiseLoss(DistillLoss):
         terms = []
         for s, t in paired_levels(student, teacher):
             t = resized(t, s)
+            if self._class_map is not None:
+                s, t = self._class_map.alike(s, t, False, False)
             if self.normalize == 'pami_code':
                 terms.append(_pami_code(s, t, self.temperature))
             elif self.normalize == 'cvpr19_code':

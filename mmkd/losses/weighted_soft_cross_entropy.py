@@ -175,7 +175,7 @@ class WeightedSoftCrossEntropyLoss(BoxHeadLoss):
         background_weight: Weight of the background's term.
         temperature: Softmax temperature; must be > 0.
         teacher_classes: Classes of the student as the teacher knows them. In a
-            softmax all others add up to the background.
+            softmax all others add up with the background.
         teacher_at: Tapped head of the teacher; ``at`` if not given.
 
     Raises:
@@ -194,7 +194,7 @@ class WeightedSoftCrossEntropyLoss(BoxHeadLoss):
         mu: float | None = None,
         background_weight: float = 1.5,
         temperature: float = 1.0,
-        teacher_classes: Sequence[int | str] | None = None,
+        teacher_classes: Sequence[int | str | None] | None = None,
         teacher_at: str | None = None,
     ) -> None:
         super().__init__(at, loss_weight, teacher_classes, teacher_at)
@@ -223,8 +223,7 @@ class WeightedSoftCrossEntropyLoss(BoxHeadLoss):
         terms = []
         for ours, theirs in self.stages(student, teacher):
             index = ours.label_weights.nonzero().squeeze(1)
-            s = ours.classes_of(index)
-            t = self.their_logits(ours, theirs, index)
+            s, t = self.logits(ours, theirs, index)
             weight = ours.label_weights[index]
             form = self._sigmoids if ours.is_sigmoid else self._softmax
             value = form(s, t, weight, ours.class_factor, ours.has_background)

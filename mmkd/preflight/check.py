@@ -135,7 +135,15 @@ class _Sections:
             self.skipped('One batch, cost', 'they need both models and the data')
         else:
             self.steps(batch, steps, train.max_iters)
-        self.teacher(batches, classes)
+        if not self.teachers:
+            self.skipped('Teacher', 'it could not be built')
+        for name, teacher in self.teachers.items():
+            self.teacher(f'Teacher {name}'.strip(), teacher, batches, classes)
+
+    @property
+    def teachers(self) -> dict[str, Any]:
+        """Those that were built, by name; the name of an only one is empty."""
+        return self.run.teacher.members if self.run.teacher is not None else {}
 
     def cache(self, train: Any) -> None:
         """Compare a cached teacher with the run."""
@@ -154,13 +162,12 @@ class _Sections:
                 networks['student'] = describe(
                     self.run.model, source, size, self.findings
                 )
-            if self.run.teacher is not None:
-                its = self.run.teacher
+            for name, its in self.teachers.items():
                 kind = 'random' if its.is_random else 'strictly loaded'
                 source = f'{its.source}; {kind}, {its.digest}'
                 if its.is_own:
                     source = its.source
-                networks['teacher'] = (
+                networks[f'teacher {name}'.strip()] = (
                     Network('none', 0, 0, None, repr(its))
                     if its.model is None
                     else replace(
@@ -262,21 +269,22 @@ class _Sections:
             remark = f'without data loading; memory: {cost.measure}'
             self.report.print(section(title, cost_table(cost, iterations), remark))
 
-    def teacher(self, batches: int | None, classes: Sequence[str] | None) -> None:
-        its, runner = self.run.teacher, self.run.runner
-        if its is None or runner is None:
-            return self.skipped('Teacher', 'it could not be built')
+    def teacher(self, title: str, its: Any, batches: int | None, classes: Any) -> None:
+        """Evaluate a teacher on the validation data."""
+        runner = self.run.runner
+        if runner is None:
+            return self.skipped(title, 'the run could not be built')
         if its.is_own:
-            return self.skipped('Teacher', 'it is the student, which has not trained')
+            return self.skipped(title, 'it is the student, which has not trained')
         if its.model is None:
-            return self.skipped('Teacher', 'it is read from a cache')
+            return self.skipped(title, 'it is read from a cache')
         if self.run.cfg.get('val_dataloader') is None:
             self.findings.note('the config has no val_dataloader to try the teacher on')
-            return self.skipped('Teacher', 'no validation data')
+            return self.skipped(title, 'no validation data')
         val = self.loop('validation', 'val_loop')
         obstacle = comparable(its, classes)
         if val is None or obstacle:
-            return self.skipped('Teacher', obstacle or 'it needs the validation data')
+            return self.skipped(title, obstacle or 'it needs the validation data')
         check_pipelines(its, self.run.cfg, self.findings)
         with self.findings.guarded(
             'the teacher on validation data',
@@ -287,7 +295,7 @@ class _Sections:
                 found = evaluate_teacher(its, runner, batches, advance)
             check_metric(found, len(classes) if classes else None, self.findings)
             of = f'{found.pictures} of {found.total} validation pictures'
-            self.report.print(section(f'Teacher on {of}', metric_table(found)))
+            self.report.print(section(f'{title} on {of}', metric_table(found)))
         return None
 
     def skipped(self, title: str, reason: str) -> None:

@@ -124,23 +124,30 @@ def no_rates(optim_wrapper: Any) -> Iterator[None]:
 @contextmanager
 def _teacher_elsewhere(model: Any, away: bool) -> Iterator[None]:
     """On a GPU, out of its memory for the stock step."""
-    network = model.distiller.teacher.model or nn.Identity()  # none of a cache
-    device = next(network.parameters(), torch.zeros(())).device
-    away = away and device.type == 'cuda'
-    if away:
+    devices = {
+        n: next(n.parameters(), torch.zeros(())).device for n in _taught_by(model)
+    }
+    gone = [n for n, device in devices.items() if away and device.type == 'cuda']
+    for network in gone:
         network.to('cpu')
     try:
         yield
     finally:
-        if away:
-            network.to(device)
+        for network in gone:
+            network.to(devices[network])
+
+
+def _taught_by(model: Any) -> list[nn.Module]:
+    """The teachers' networks; none of a cache."""
+    members = model.distiller.teacher.members.values()
+    return [member.model for member in members if member.model is not None]
 
 
 def _held(model: Any, optim_wrapper: Any, distilled: bool) -> list[Tensor]:
     tensors = [x for name, x in _students(model)] + optimizer_state(optim_wrapper)
     if distilled:
-        network = model.distiller.teacher.model or nn.Identity()
-        tensors += held_by(model.distiller) + held_by(network)
+        tensors += held_by(model.distiller)
+        tensors += [x for network in _taught_by(model) for x in held_by(network)]
     return tensors
 
 

@@ -11,10 +11,10 @@ from rich.table import Table
 from torch import nn
 
 from ..adapters import FeatureImitationNeck
+from ..base_teacher import BaseTeacher
 from ..distiller import Distiller
 from ..fit import Tapped
 from ..renormalize import Normalization
-from ..teacher import Teacher
 from .findings import Findings
 from .layout import table
 
@@ -53,13 +53,25 @@ def check_fit(
             'no term is on: training is that of the student alone; give a loss a '
             'loss_weight > 0'
         )
-    if distiller.teacher.is_random:
+    for name, teacher in distiller.teacher.members.items():
+        _check_teacher(called(name), teacher, cfg, findings)
+    _check_classes(distiller, classes, findings)
+
+
+def called(name: str) -> str:
+    """What a teacher is called in sentences; one of several has a name."""
+    return f'the teacher {name!r}' if name else 'the teacher'
+
+
+def _check_teacher(
+    name: str, teacher: BaseTeacher, cfg: Config, findings: Findings
+) -> None:
+    if teacher.is_random:
         findings.warn(
-            'the teacher has random weights (allow_random=True): it teaches noise; '
+            f'{name} has random weights (allow_random=True): it teaches noise; '
             'name a file with model.teacher.checkpoint=... unless that is wanted'
         )
-    _check_inputs(distiller.teacher, cfg, findings)
-    _check_classes(distiller, classes, findings)
+    _check_inputs(name, teacher, cfg, findings)
 
 
 def class_names(cfg: Config) -> Sequence[str] | None:
@@ -73,8 +85,15 @@ def class_names(cfg: Config) -> Sequence[str] | None:
     return given or getattr(found, 'METAINFO', {}).get('classes')
 
 
-def inputs_told(teacher: Teacher) -> str:
+def inputs_told(teacher: BaseTeacher) -> str:
     """How the teacher's inputs are made of the student's, in words."""
+    return '; '.join(
+        f'{name}: {_inputs_told(member)}' if name else _inputs_told(member)
+        for name, member in teacher.members.items()
+    )
+
+
+def _inputs_told(teacher: BaseTeacher) -> str:
     both = teacher.normalizations
     if teacher.model is None and not teacher.is_own:
         return 'as it was when the teacher was cached'
@@ -86,23 +105,25 @@ def inputs_told(teacher: Teacher) -> str:
     )
 
 
-def _check_inputs(teacher: Teacher, cfg: Config, findings: Findings) -> None:
+def _check_inputs(
+    name: str, teacher: BaseTeacher, cfg: Config, findings: Findings
+) -> None:
     both = teacher.normalizations
     if both is None:
         return
-    for side, its in zip(('student', 'teacher'), both):
+    for side, its in zip(('the student', name), both):
         # A mean that another order fits exactly is the other order's.
         order = _IMAGENET if its.flipped else _IMAGENET[::-1]
         if len(its.mean) == 3 and _near(its.mean, order[::-1]):
             findings.warn(
-                f"the {side}'s mean {its.mean} is ImageNet's in the order "
+                f"{side}'s mean {its.mean} is ImageNet's in the order "
                 f'{"BGR" if its.flipped else "RGB"} but its inputs are '
                 f'{"RGB" if its.flipped else "BGR"}; swap bgr_to_rgb or the mean'
             )
     if both[0] != both[1] and 'Normalize' in _step_types(cfg):
         findings.warn(
             'the training pipeline normalises the pictures itself (Normalize), where '
-            'the teacher cannot undo it; leave that to data_preprocessor'
+            f'{name} cannot undo it; leave that to data_preprocessor'
         )
 
 
@@ -114,18 +135,30 @@ def _check_classes(
     except ValueError as error:
         findings.error(str(error))
         return
-    theirs = class_names_of(distiller.teacher.model)
+    for name, teacher in distiller.teacher.members.items():
+        terms = [loss for loss in distiller.losses.values() if loss.teacher == name]
+        if not any(getattr(loss, 'teacher_classes', None) for loss in terms):
+            theirs = class_names_of(teacher.model)
+            _compare_classes(called(name), ours, theirs, findings)
+
+
+def _compare_classes(
+    name: str,
+    ours: Sequence[str] | None,
+    theirs: Sequence[str] | None,
+    findings: Findings,
+) -> None:
     if not ours or not theirs or list(ours) == list(theirs):
         return
     if sorted(ours) == sorted(theirs):
         findings.warn(
-            f'the data has the classes {list(ours)} and the teacher was trained on the '
+            f'the data has the classes {list(ours)} and {name} was trained on the '
             f'same in another order, {list(theirs)}: no term compares classes, but its '
             'metric below does; give metainfo the order of the teacher'
         )
     else:
         findings.note(
-            f'the teacher was trained on {len(theirs)} classes and the data has '
+            f'{name} was trained on {len(theirs)} classes and the data has '
             f'{len(ours)}, other ones; no term compares classes'
         )
 

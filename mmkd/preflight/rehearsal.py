@@ -11,11 +11,12 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from ..base_teacher import BaseTeacher
 from ..cli import build_runner
 from ..config import is_distilled, model_scope, own_kind, student_config
 from ..distiller import Distiller
 from ..problems import problems_of
-from ..teacher import Teacher, build_teacher
+from ..teacher_group import build_teachers
 from .findings import Findings, told
 
 #: Stands for a model that cannot be built, so that the rest of the run can.
@@ -38,7 +39,7 @@ class Rehearsal:
     cfg: Config
     runner: Runner | None = None
     model: Any = None
-    teacher: Teacher | None = None
+    teacher: BaseTeacher | None = None
 
     @property
     def distiller(self) -> Distiller | None:
@@ -75,9 +76,10 @@ def rehearse(
             teacher = model.distiller.teacher
     elif own_kind(entry) is None:
         with findings.guarded('the teacher', 'see mmkd.teacher.build_teacher'):
-            teacher = build_teacher(entry, scope)
-            if teacher.model is not None:
-                teacher.model.to(torch.device(device or 'cpu'))
+            teacher = build_teachers(entry, scope)
+            for member in teacher.members.values():
+                if member.model is not None:
+                    member.model.to(torch.device(device or 'cpu'))
     return Rehearsal(rest, runner, model, teacher)
 
 

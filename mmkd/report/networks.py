@@ -11,6 +11,7 @@ from torch import nn
 
 from ..compat.checkpoint import TRUST_VARIABLE
 from ..config import own_kind, teacher_options
+from ..teacher_group import is_group
 from ..teacher_loading import CACHED, load_teacher
 from .run import Run
 
@@ -56,6 +57,8 @@ def teacher_of(run: Run, given: str | None, device: str) -> nn.Module:
         options = _replaced(options, given)
     if own_kind(options):
         raise ValueError('the teacher is the student itself')
+    if is_group(options):
+        raise ValueError('the run has several teachers; name one by --teacher')
     if not options.keys() & {'config', 'checkpoint'}:
         raise ValueError('no run of the report names a teacher; name one by --teacher')
     model, _, _, is_random, _ = load_teacher(options, run.scope)

@@ -636,7 +636,7 @@ def stock(name: str):
         (
             lambda: two_stage(seed=2, classes=5),
             dict(loss=dict(type=BOUNDED, at=RCN, teacher_classes=['cat', 'dog', 'a'])),
-            'by name .none stored. or by index below 5',
+            'by name .none stored., by index below 5',
         ),
         (
             lambda: two_stage(CASCADE, seed=2),

@@ -98,7 +98,9 @@ def test_a_network_sees_what_it_predicts(digits, tmp_path):
     assert len(seen.maps['neck']) == 5
     for found, map_ in zip(seen.maps['neck'], features):
         np.testing.assert_array_equal(found, map_[0].abs().mean(0).numpy())
-    assert feature_taps(model.distiller) == dict(loss_hint=('neck', 'neck'))
+    assert feature_taps(model.distiller) == dict(
+        loss_hint=dict(student='neck', teacher='neck')
+    )
 
 
 def test_truth_and_predictions_are_drawn_where_they_are(digits, tmp_path):
