@@ -12,24 +12,24 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .dry_run import DryRun
-from .economy import Economy, compile_below, is_autocast
+from .economy import Economy, compile_below
 from .folding import Folding
-from .prepacking import Prepacking
+from .prepacking import can_prepack, prepack
 from .pruning import Pruning, Reads, pairs_of
 from .rng import preserved_rng
 from .taps import Tap
 
-#: How far another order of the same sums may move what a tap yields, as a share of
-#: its largest value.
+#: How far folded BatchNorm may move what a tap yields, as a share of its largest
+#: value.
 TOLERANCE = 1e-4
 
 
 class Economized:
     """What was done to a network, and what is left out of its passes.
 
-    BatchNorm is folded, weights are kept as a CPU reads them and what nobody reads is
-    left out, each only if a pass on random pictures with it yields what a pass
-    without it does: within :data:`TOLERANCE`; pruned, the same numbers.
+    BatchNorm is folded and what nobody reads is left out, each only if a pass on
+    random pictures with it yields what a pass without it does: folded, within
+    :data:`TOLERANCE`; pruned, the same numbers.
 
     Args:
         model: The network; changed in place where the economy says so.
@@ -61,13 +61,9 @@ class Economized:
             model, look, whole
         ):
             self._channels_last = False
-        self._format: torch.memory_format | None = torch.contiguous_format
+        self._format = torch.contiguous_format
         # Compiled code knows convolutions of plain weights.
-        plain = economy.compile or economy.dtype is not None
-        self._prepack = (
-            economy.prepack and not plain and _runs_prepacked(model, look, whole)
-        )
-        self._packed: Prepacking | None = None
+        self._prepack = economy.prepack and not economy.compile
         self._is_dilated = any(
             isinstance(m, nn.Conv2d) and max(m.dilation) > 1 for m in model.modules()
         )
@@ -99,26 +95,17 @@ class Economized:
             The inputs in that form.
         """
         wanted = self._memory_format(inputs)
-        packs = self._prepack and inputs.device.type == 'cpu' and not is_autocast('cpu')
-        if wanted != self._format or not packs:
-            self.unpack()
         if wanted != self._format:
             model.to(memory_format=wanted)  # type: ignore[call-overload]
             self._format = wanted
-        if packs and self._packed is None:
-            self._packed = Prepacking(model)
+        if self._prepack and inputs.device.type == 'cpu' and can_prepack():
+            prepack(model)
         return inputs.contiguous(memory_format=wanted)
-
-    def unpack(self) -> None:
-        """Give the network plain weights, which can be moved, cast and stored."""
-        if self._packed is not None:
-            self._packed.undo()
-            self._packed = self._format = None
 
     def _memory_format(self, inputs: Tensor) -> torch.memory_format:
         wanted = self._channels_last
         if wanted is None:
-            is_half = self._is_half or is_autocast('cuda')
+            is_half = self._is_half or torch.is_autocast_enabled()
             on_cpu = inputs.device.type == 'cpu'
             wanted = not self._is_dilated if on_cpu else is_half
         return torch.channels_last if wanted else torch.contiguous_format
@@ -191,19 +178,6 @@ def _runs_channels_last(
         return False
     finally:
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-
-
-def _runs_prepacked(model: nn.Module, look: Callable, before: dict[str, Tap]) -> bool:
-    """Whether nothing else reads the weights of its convolutions."""
-    if not Prepacking.is_possible():
-        return False
-    packed = Prepacking(model)
-    try:
-        return _close(before, look())
-    except RuntimeError:
-        return False
-    finally:
-        packed.undo()
 
 
 @contextmanager

@@ -95,22 +95,6 @@ class Economy:
                 module.to(DTYPES[self.dtype])
 
 
-def is_autocast(device_type: str) -> bool:
-    """Whether autocast is on for a type of device.
-
-    Example:
-        >>> is_autocast('cpu')
-        False
-    """
-    try:
-        return torch.is_autocast_enabled(device_type)
-    except TypeError:  # before torch 2.4
-        on_cpu = device_type == 'cpu'
-        return (
-            torch.is_autocast_cpu_enabled if on_cpu else torch.is_autocast_enabled
-        )()
-
-
 def take_options(options: Mapping[str, Any]) -> Economy:
     """The part of a ``teacher`` entry that is about economy.
 

@@ -90,7 +90,6 @@ class Teacher(BaseTeacher):
 
     def apply(self, function: Any) -> None:
         """What ``nn.Module._apply`` does: follow a move or a cast of the student."""
-        self._unpack()
         if self.device is None:
             _apply_except(self.model, function, self._unused)
             return
@@ -212,7 +211,6 @@ class Teacher(BaseTeacher):
             return inputs
         device = inputs.device
         if parameter.device != device:
-            self._unpack()
             _apply_except(self.model, lambda t: t.to(device), self._unused)
         if inputs.is_floating_point():
             inputs = inputs.to(parameter.dtype)
@@ -225,12 +223,7 @@ class Teacher(BaseTeacher):
             if module not in self._unused:
                 yield from module.parameters(recurse=False)
 
-    def _unpack(self) -> None:
-        if self._economized is not None:
-            self._economized.unpack()
-
     def __getstate__(self) -> dict[str, Any]:
-        self._unpack()
         return dict(vars(self), _stream=None)
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
-"""Convolutions on weights in blocks: the same numbers, and the weights come back."""
+"""Convolutions on weights in blocks: the same numbers, and weights like any others."""
 
 import copy
+import io
 import pickle
 
 import pytest
@@ -8,14 +9,12 @@ import torch
 from tiny_models import detection_batch, distilled_detector, tiny_gfl
 from torch import nn
 
-from mmkd.economy import Economy
-from mmkd.prepacking import Prepacking
+from mmkd.batch import Batch
+from mmkd.prepacking import PackedWeight, can_prepack, prepack
 from mmkd.taps import Tap
 from mmkd.teacher import Teacher
 
-pytestmark = pytest.mark.skipif(
-    not Prepacking.is_possible(), reason='this torch has no oneDNN'
-)
+pytestmark = pytest.mark.skipif(not can_prepack(), reason='this torch has no oneDNN')
 
 CONVS = dict(
     usual=dict(kernel_size=3, padding=1),
@@ -24,6 +23,8 @@ CONVS = dict(
     dilated=dict(kernel_size=3, padding=(2, 4), dilation=(2, 4)),
     depthwise=dict(kernel_size=3, padding=1, groups=8),
     uneven=dict(kernel_size=(1, 5), stride=(2, 1), padding=(0, 2)),
+    same=dict(kernel_size=(3, 4), padding='same'),
+    reflected=dict(kernel_size=3, padding=1, padding_mode='reflect'),
 )
 
 
@@ -36,6 +37,10 @@ def pictures(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
+def is_in_blocks(conv):
+    return conv.weight.store[0].layout != torch.strided
+
+
 @pytest.mark.parametrize('name', CONVS)
 @torch.no_grad()
 def test_the_same_numbers_in_both_formats_and_at_every_size(name):
@@ -45,14 +50,11 @@ def test_the_same_numbers_in_both_formats_and_at_every_size(name):
     inputs += [x.contiguous(memory_format=torch.channels_last) for x in inputs]
     expected = [conv(x) for x in inputs]
     weight = conv.weight.clone()
-    packed = Prepacking(conv)
+    prepack(conv)
     for x, y in zip(inputs, expected):
         torch.testing.assert_close(conv(x), y)
-    assert conv.weight.isnan().all()
-    assert conv.weight.untyped_storage().nbytes() == weight.element_size()
-    packed.undo()
+    assert is_in_blocks(conv)
     assert torch.equal(conv.weight, weight)
-    assert torch.equal(conv(inputs[0]), expected[0])
 
 
 def test_what_is_not_a_plain_pass_is_the_stock_one():
@@ -68,16 +70,59 @@ def test_what_is_not_a_plain_pass_is_the_stock_one():
         return y, gradient, half, conv(x[0])
 
     expected = passes()
-    packed = Prepacking(conv)
-    assert all(map(torch.equal, passes(), expected))  # nothing is in blocks yet
+    prepack(conv)
     conv(x)
-    assert conv.weight.isnan().all()
-    assert all(map(torch.equal, passes(), expected))
-    in_double = conv.double()(x.double())
-    torch.testing.assert_close(in_double.float(), expected[0])
-    packed.undo()
-    assert conv.weight.dtype == torch.float64
-    assert conv.weight.isfinite().all()
+    assert is_in_blocks(conv)
+    found = passes()
+    assert all(map(torch.equal, found[:3], expected[:3]))
+    torch.testing.assert_close(found[3], expected[3])
+
+
+def test_it_is_moved_cast_compared_and_stored_as_the_plain_one():
+    conv = frozen(kernel_size=3)
+    x = pictures(2, 8, 9, 9)
+    expected, weight = conv(x), conv.weight.clone()
+    prepack(conv)
+    conv(x)
+    twins = [copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))]
+    file = io.BytesIO()
+    torch.save(conv.state_dict(), file)
+    file.seek(0)
+    twins.append(frozen(kernel_size=3))
+    twins[-1].load_state_dict(torch.load(file))
+    for twin in twins:
+        assert torch.equal(twin.weight, weight)
+        torch.testing.assert_close(twin(x), expected)
+    assert 'tensor(' in repr(conv.weight)
+    doubled = conv.double()
+    assert doubled.weight.dtype == torch.float64
+    assert torch.equal(doubled.weight, weight.double())
+    torch.testing.assert_close(doubled(x.double()).float(), expected)
+    again = conv.float().to(memory_format=torch.channels_last)
+    assert not is_in_blocks(again)
+    torch.testing.assert_close(again(x), expected)
+    assert is_in_blocks(again)
+    assert torch.equal(again.weight, weight)
+
+
+def test_what_changes_it_changes_the_blocks():
+    conv = frozen(kernel_size=3)
+    x = pictures(2, 8, 9, 9)
+    prepack(conv)
+    conv(x)
+    other = torch.randn(conv.weight.shape)
+    for change in (
+        lambda: conv.load_state_dict(dict(conv.state_dict(), weight=other)),
+        lambda: conv.weight.mul_(2),
+        lambda: conv.weight.data.zero_(),
+        lambda: setattr(conv.weight, 'data', other * 3),
+        lambda: nn.init.constant_(conv.weight, 0.5),
+    ):
+        change()
+        plain = nn.functional.conv2d(x, conv.weight.clone().plain(), conv.bias)
+        torch.testing.assert_close(conv(x), plain)
+        assert is_in_blocks(conv)
+    assert (conv.weight == 0.5).all()
 
 
 def test_weights_that_two_convolutions_share():
@@ -85,43 +130,24 @@ def test_weights_that_two_convolutions_share():
     convs[1].weight = convs[0].weight
     x = pictures(2, 8, 9, 9)
     expected = [conv(x) for conv in convs]
-    weight = convs[0].weight.clone()
-    packed = Prepacking(convs)
+    prepack(convs)
     for conv, y in zip(convs, expected):
         torch.testing.assert_close(conv(x), y)
-    packed.undo()
     assert convs[1].weight is convs[0].weight
-    assert torch.equal(convs[0].weight, weight)
 
 
-def test_other_convolutions_stay_as_they_are():
+def test_only_frozen_plain_convolutions_take_part():
     class Own(nn.Conv2d):
         def forward(self, x):
             return super().forward(x) * self.weight.sum()
 
-    others = nn.ModuleList(
-        [
-            nn.Conv2d(8, 8, 3, padding='same'),
-            nn.Conv2d(8, 8, 3, padding=1, padding_mode='reflect'),
-            nn.ConvTranspose2d(8, 8, 2),
-            Own(8, 8, 1),
-        ]
+    modules = nn.ModuleList(
+        [nn.Conv2d(8, 8, 1), frozen(kernel_size=1).double(), Own(8, 8, 1)]
     )
-    Prepacking(others)
-    assert not any('forward' in vars(module) for module in others)
-
-
-def test_a_copy_is_a_network_of_its_own():
-    conv = frozen(kernel_size=3)
-    x = pictures(1, 8, 5, 5)
-    expected = conv(x)
-    packed = Prepacking(conv)
-    conv(x)
-    twin = copy.deepcopy(conv)
-    packed.undo()
-    torch.testing.assert_close(twin(x), expected)
-    assert twin.weight.isnan().all()
-    assert torch.equal(conv(x), expected)
+    modules[2].requires_grad_(False)
+    weights = [module.weight for module in modules]
+    prepack(modules)
+    assert all(m.weight is w for m, w in zip(modules, weights))
 
 
 LOSSES = dict(loss_hint=dict(type='mmkd.FeatureImitationLoss', at='neck'))
@@ -132,39 +158,36 @@ def one_step(model):
     return model(**data, mode='loss')['loss_hint']
 
 
-def test_a_teacher_moves_travels_and_gives_its_weights_back():
+def test_a_teacher_moves_travels_and_keeps_its_weights():
     torch.manual_seed(1)
     model = distilled_detector(tiny_gfl(8), tiny_gfl(), LOSSES)
     teacher = model.distiller.teacher
     conv = teacher.model.backbone.conv1
-    weight = conv.weight.clone()
+    weights = {k: v.clone() for k, v in teacher.model.state_dict().items()}
     before = one_step(model)
-    assert conv.weight.isnan().all()
+    assert is_in_blocks(conv)
     other = pickle.loads(pickle.dumps(teacher))
-    assert torch.equal(other.model.backbone.conv1.weight, weight)
-    assert torch.equal(conv.weight, weight)
+    for network in (teacher.model, other.model):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, weights[name])
     torch.testing.assert_close(one_step(model), before)
     model.double()
-    assert torch.equal(conv.weight.float(), weight)
     torch.testing.assert_close(one_step(model).float(), before)
-    assert conv.weight.isfinite().all()
     model.float()
     torch.testing.assert_close(one_step(model), before)
-    assert conv.weight.isnan().all()
+    assert is_in_blocks(conv)
 
 
-def test_a_teacher_of_which_weights_are_read_elsewhere_keeps_them_plain():
-    class Reads(nn.Module):
+def test_a_network_that_was_given_keeps_plain_weights():
+    class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-            self.other = nn.Conv2d(3, 4, 3)
+            self.out = nn.Conv2d(3, 4, 3)
 
         def forward(self, inputs, data_samples=None, mode='tensor'):
-            return self.other(inputs) + self.conv(inputs) + self.conv.weight.sum()
+            return self.out(inputs)
 
-    teacher = Teacher(Reads(), economy=Economy())
-    teacher.economize(teacher.dry_run({'other': Tap}), {'other': None})
-    assert teacher._economized._prepack  # what the tap yields is right
-    teacher.economize(teacher.dry_run({'': Tap}), {'': None})
-    assert not teacher._economized._prepack
+    teacher = Teacher(Net())
+    teacher.economize(teacher.dry_run({'out': Tap}), {'out': None})
+    teacher.run(Batch(pictures(1, 3, 8, 8)), {'out': Tap}, reads={'out': None})
+    assert not isinstance(teacher.model.out.weight, PackedWeight)

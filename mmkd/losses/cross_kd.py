@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
 from ..batch import Batch
-from ..economy import is_autocast
 from ..nested import patched
 from ..registry import MODELS
 from ..taps import HeadView, Tap, record
@@ -326,7 +325,7 @@ def _autocast(weight: Tensor) -> Any:
     kind = weight.device.type
     if weight.dtype in HALF:
         return torch.autocast(kind, dtype=weight.dtype)
-    return torch.autocast(kind, enabled=is_autocast(kind))
+    return torch.autocast(kind, enabled=torch.is_autocast_enabled(kind))
 
 
 def _box_distance(crossed: Any, teacher: Any, trust: Tensor, factor: float) -> Tensor:
