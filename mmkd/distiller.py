@@ -250,7 +250,7 @@ class Distiller(nn.Module):
                 wanted.update(paths)
         # The teacher goes first: its activations are freed before the student's
         # are held for the backward pass.
-        their_types = {path: self._taps['teacher'][path] for path in theirs}
+        their_types = {path: self._taps['teacher'][path] for path in sorted(theirs)}
         teacher_taps = self.teacher.run(
             batch,
             their_types,

@@ -26,9 +26,6 @@ class TeacherGroup(BaseTeacher):
     Args:
         members: Name -> teacher.
 
-    Attributes:
-        members: The same.
-
     Raises:
         ValueError: If a name is no plain word, or there is no teacher.
 

@@ -19,6 +19,7 @@ from torch import nn
 from mmkd.batch import Batch
 from mmkd.dry_run import synthetic_samples
 from mmkd.economy import Economy
+from mmkd.prepacking import can_prepack
 from mmkd.pruning import Pruning
 from mmkd.taps import Tap, record
 from mmkd.teacher import Teacher
@@ -45,6 +46,7 @@ def tiny(name):
 
 def calls_of(model, function):
     """How often every convolution ran while a function did."""
+    can_prepack()  # tries it on a convolution of its own, once
     count = collections.Counter()
     hooks = [
         m.register_forward_hook(lambda *_, name=name: count.update([name]))
@@ -53,10 +55,10 @@ def calls_of(model, function):
     ]
     # A stand-in replaces `forward`, which hooks do not see: count what it takes.
     original = torch.nn.functional.conv2d
-    real = collections.Counter()
+    real = []
 
     def conv2d(x, weight, *args):
-        real.update([weight.data_ptr()])
+        real.append(weight)
         return original(x, weight, *args)
 
     torch.nn.functional.conv2d = conv2d
@@ -66,8 +68,8 @@ def calls_of(model, function):
         torch.nn.functional.conv2d = original
         for hook in hooks:
             hook.remove()
-    names = {m.weight.data_ptr(): n for n, m in model.named_modules() if n in count}
-    return result, {names[key] for key in real}
+    names = {id(m.weight): n for n, m in model.named_modules() if n in count}
+    return result, {names[id(weight)] for weight in real}
 
 
 def distilled(losses):
