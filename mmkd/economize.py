@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from .dry_run import DryRun
 from .economy import Economy, compile_below
 from .folding import Folding
-from .prepacking import can_prepack, prepack
 from .pruning import Pruning, Reads, pairs_of
 from .rng import preserved_rng
 from .taps import Tap
@@ -61,9 +60,6 @@ class Economized:
             model, look, whole
         ):
             self._channels_last = False
-        self._format = torch.contiguous_format
-        # Compiled code knows convolutions of plain weights.
-        self._prepack = economy.prepack and not economy.compile
         self._is_dilated = any(
             isinstance(m, nn.Conv2d) and max(m.dilation) > 1 for m in model.modules()
         )
@@ -84,25 +80,8 @@ class Economized:
         if tap_types:
             compile_below(model, tap_types)
 
-    def met(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Bring the network into the form in which it reads inputs fastest.
-
-        Args:
-            model: The network, where they are.
-            inputs: Pictures, (N, C, H, W).
-
-        Returns:
-            The inputs in that form.
-        """
-        wanted = self._memory_format(inputs)
-        if wanted != self._format:
-            model.to(memory_format=wanted)  # type: ignore[call-overload]
-            self._format = wanted
-        if self._prepack and inputs.device.type == 'cpu' and can_prepack():
-            prepack(model)
-        return inputs.contiguous(memory_format=wanted)
-
-    def _memory_format(self, inputs: Tensor) -> torch.memory_format:
+    def memory_format(self, inputs: Tensor) -> torch.memory_format:
+        """In which format it is given these inputs, (N, C, H, W)."""
         wanted = self._channels_last
         if wanted is None:
             is_half = self._is_half or torch.is_autocast_enabled()

@@ -21,7 +21,7 @@ DTYPES = {'fp16': torch.float16, 'bf16': torch.bfloat16}
 class Economy:
     """How a teacher saves time.
 
-    The first four change nothing but the rounding and are on; the others are a choice.
+    The first three change nothing but the rounding and are on; the others are a choice.
 
     Args:
         fold_norms: Fold BatchNorm into the convolutions before it.
@@ -30,8 +30,6 @@ class Economy:
         channels_last: Memory format of the convolutions; ``None`` takes it where it
             is faster: in half precision, and on a CPU where no convolution is dilated.
             A network that does not run in it keeps the usual one.
-        prepack: On a CPU, keep the weights of convolutions as its kernels read them
-            (oneDNN), which otherwise reorder them in every call.
         dtype: ``'fp16'`` or ``'bf16'``; ``None`` for the student's precision.
         compile: Whether ``torch.compile`` compiles what runs.
         stream: Whether it runs on a CUDA stream of its own, beside the student's
@@ -49,7 +47,6 @@ class Economy:
     fold_norms: bool = True
     prune: bool = True
     channels_last: bool | None = None
-    prepack: bool = True
     dtype: str | None = None
     compile: bool = False
     stream: bool = False
@@ -60,11 +57,9 @@ class Economy:
                 "the teacher's dtype must be None, 'bf16' or 'fp16' but is "
                 f'{self.dtype!r}'
             )
-        for name in self.names():
+        for name in ('fold_norms', 'prune', 'compile', 'stream', 'channels_last'):
             value = getattr(self, name)
-            if name == 'dtype' or (name, value) == ('channels_last', None):
-                continue
-            if not isinstance(value, bool):
+            if not isinstance(value, bool) and (name, value) != ('channels_last', None):
                 raise ValueError(
                     f"the teacher's {name} must be True or False but is {value!r}"
                 )

@@ -104,7 +104,7 @@ def _pairs(model: nn.Module, forward: Callable[[], Any]) -> tuple[list[Pair], An
 
         return conv if isinstance(module, _CONVS) else norm
 
-    parts = [m for m in model.modules() if is_plain_conv(m) or _is_fixed_norm(m)]
+    parts = [m for m in model.modules() if _is_plain_conv(m) or _is_fixed_norm(m)]
     with torch.no_grad(), patched({part: watched(part) for part in parts}):
         returned = forward()
     owners: dict[nn.Module, list] = {}
@@ -129,8 +129,7 @@ _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PLAIN = ('torch.nn.modules.conv', 'mmcv.cnn.bricks.wrappers')
 
 
-def is_plain_conv(module: nn.Module) -> bool:
-    """Whether a convolution computes with its ``weight`` as it is."""
+def _is_plain_conv(module: nn.Module) -> bool:
     return isinstance(module, _CONVS) and type(module).__module__ in _PLAIN
 
 

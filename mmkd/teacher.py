@@ -68,11 +68,10 @@ class Teacher(BaseTeacher):
         self.num_parameters = sum(p.numel() for p in self.model.parameters())
         self._renormalize: Renormalizer | None = None
         # A network that was given may be used elsewhere, too.
-        self.economy = economy or Economy(
-            fold_norms=False, channels_last=False, prepack=False
-        )
+        self.economy = economy or Economy(fold_norms=False, channels_last=False)
         self._economized: Economized | None = None
         self._unused: set[nn.Module] = set()
+        self._format = torch.contiguous_format
         self._stream: Any = None
 
     def match_inputs(self, student_preprocessor: nn.Module | None) -> None:
@@ -216,7 +215,11 @@ class Teacher(BaseTeacher):
             inputs = inputs.to(parameter.dtype)
         if inputs.dim() != 4 or self._economized is None:
             return inputs
-        return self._economized.met(self.model, inputs)
+        wanted = self._economized.memory_format(inputs)
+        if wanted != self._format:
+            self.model.to(memory_format=wanted)  # type: ignore[call-overload]
+            self._format = wanted
+        return inputs.contiguous(memory_format=wanted)
 
     def _used_parameters(self) -> Iterator[nn.Parameter]:
         for module in self.model.modules():

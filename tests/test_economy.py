@@ -21,7 +21,7 @@ LOSSES = dict(
     loss_hint=dict(type='mmkd.FeatureImitationLoss', at='neck'),
 )
 SOFT = dict(loss_soft=dict(type='mmkd.WeightedSoftCrossEntropyLoss'))
-PLAIN = dict(fold_norms=False, prune=False, channels_last=False, prepack=False)
+PLAIN = dict(fold_norms=False, prune=False, channels_last=False)
 
 
 @pytest.fixture(scope='module')
@@ -73,9 +73,8 @@ def test_nothing_is_done_where_nothing_is_wanted(plain):
         dict(PLAIN, fold_norms=True),
         dict(PLAIN, prune=True),
         dict(PLAIN, channels_last=True),
-        dict(PLAIN, prepack=True),
     ],
-    ids=['all', 'fold_norms', 'prune', 'channels_last', 'prepack'],
+    ids=['all', 'fold_norms', 'prune', 'channels_last'],
 )
 def test_exact_economies_give_the_same_losses_and_gradients(checkpoint, plain, economy):
     _, expected, expected_gradients = plain
@@ -220,13 +219,12 @@ class Picky(nn.Module):
 
 
 def test_a_network_that_wants_the_usual_memory_format_gets_it():
-    economy = Economy(channels_last=True, prepack=False)
-    teacher = Teacher(Picky(), economy=economy)
+    teacher = Teacher(Picky(), economy=Economy(channels_last=True))
     teacher.economize(teacher.dry_run({'out': Tap}), {'out': None})
     x = torch.randn(2, 3, 8, 8)
     tap = teacher.run(Batch(x), {'out': Tap}, reads={'out': None})['out']
     assert torch.equal(tap.value, teacher.model(x))
-    assert teacher._economized._format == torch.contiguous_format
+    assert teacher._format == torch.contiguous_format
 
 
 class Query(nn.Module):
@@ -266,7 +264,7 @@ def test_channels_last_where_it_is_faster_on_a_cpu(dilation, expected):
         model.forward = lambda inputs, data_samples=None, mode='tensor', m=model: m.out(
             inputs
         )
-        teacher = Teacher(model, economy=Economy(channels_last=choice, prepack=False))
+        teacher = Teacher(model, economy=Economy(channels_last=choice))
         teacher.economize(teacher.dry_run({'out': Tap}), {'out': None})
         x = torch.randn(1, 3, 8, 8)
         teacher.run(Batch(x), {'out': Tap}, reads={'out': None})

@@ -19,7 +19,6 @@ from torch import nn
 from mmkd.batch import Batch
 from mmkd.dry_run import synthetic_samples
 from mmkd.economy import Economy
-from mmkd.prepacking import can_prepack
 from mmkd.pruning import Pruning
 from mmkd.taps import Tap, record
 from mmkd.teacher import Teacher
@@ -46,7 +45,6 @@ def tiny(name):
 
 def calls_of(model, function):
     """How often every convolution ran while a function did."""
-    can_prepack()  # tries it on a convolution of its own, once
     count = collections.Counter()
     hooks = [
         m.register_forward_hook(lambda *_, name=name: count.update([name]))
@@ -55,10 +53,10 @@ def calls_of(model, function):
     ]
     # A stand-in replaces `forward`, which hooks do not see: count what it takes.
     original = torch.nn.functional.conv2d
-    real = []
+    real = collections.Counter()
 
     def conv2d(x, weight, *args):
-        real.append(weight)
+        real.update([weight.data_ptr()])
         return original(x, weight, *args)
 
     torch.nn.functional.conv2d = conv2d
@@ -68,8 +66,8 @@ def calls_of(model, function):
         torch.nn.functional.conv2d = original
         for hook in hooks:
             hook.remove()
-    names = {id(m.weight): n for n, m in model.named_modules() if n in count}
-    return result, {names[id(weight)] for weight in real}
+    names = {m.weight.data_ptr(): n for n, m in model.named_modules() if n in count}
+    return result, {names[key] for key in real}
 
 
 def distilled(losses):

@@ -23,7 +23,7 @@ MMDETECTION = "MMDetection's distiller"
 MMRAZOR = 'mmrazor'
 CACHE = 'mmkd, with cache'
 #: Options of the teacher that change nothing but the cost: each is left out in a row.
-EXACT = ('fold_norms', 'channels_last', 'prepack', 'prune')
+EXACT = ('fold_norms', 'channels_last', 'prune')
 #: Options by choice: each is added in a row.
 CHOICES: Mapping[str, dict[str, Any]] = dict(
     channels_last=dict(channels_last=True),

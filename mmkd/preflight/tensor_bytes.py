@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..prepacking import PackedWeight
-
 
 class TensorBytes(TorchDispatchMode):
     """Counts the storages that operators make while it is entered, as they die.
@@ -42,10 +40,10 @@ class TensorBytes(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        before = {_key(x) for x in tree_leaves((args, kwargs)) if _has_storage(x)}
+        before = {_key(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         for leaf in tree_leaves(result):
             # In-place results and views live in a storage that was there before.
-            if _has_storage(leaf) and _key(leaf) not in before:
+            if isinstance(leaf, Tensor) and _key(leaf) not in before:
                 self._count(leaf)
         return result
 
@@ -64,31 +62,19 @@ class TensorBytes(TorchDispatchMode):
         self._alive -= size
 
 
-def _has_storage(value: Any) -> bool:
-    is_plain = isinstance(value, Tensor) and not isinstance(value, PackedWeight)
-    return is_plain and value.layout == torch.strided
-
-
 def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() if _has_storage(tensor) else id(tensor)
-
-
-def _size(tensor: Tensor) -> int:
-    if _has_storage(tensor):
-        return tensor.untyped_storage().nbytes()
-    return tensor.numel() * tensor.element_size()
+    return tensor.untyped_storage().data_ptr()
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of tensors, each storage counted once."""
-    return sum({_key(x): _size(x) for x in tensors}.values())
+    storages = {_key(x): x.untyped_storage().nbytes() for x in tensors}
+    return sum(storages.values())
 
 
 def held_by(module: nn.Module) -> list[Tensor]:
     """Parameters, their gradients, and buffers."""
-    weights = [
-        x.store[0] if isinstance(x, PackedWeight) else x for x in module.parameters()
-    ]
+    weights = list(module.parameters())
     gradients = [p.grad for p in weights if p.grad is not None]
     return [*weights, *gradients, *module.buffers()]
 
