@@ -278,8 +278,8 @@ def _build_loss(
         )
     kind = _loss_class(name, cfg)
     cfg = copy.deepcopy(dict(cfg))
-    teacher = cfg.pop('teacher', None) or ''
     accepted = inspect.signature(kind).parameters
+    teacher = cfg.pop('teacher', None) or ''
     if teacher in maps and 'teacher_classes' in accepted:
         cfg.setdefault('teacher_classes', maps[teacher])
     if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):

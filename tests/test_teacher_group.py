@@ -12,6 +12,7 @@ from tiny_models import (
     segmentation_batch,
     tiny_gfl,
     tiny_pspnet,
+    tiny_two_stage,
     total,
 )
 from toy import (
@@ -245,6 +246,26 @@ def test_of_a_segmentor_with_other_classes():
         found.append(losses_of(model, segmentation_batch()))
     for name in types:
         torch.testing.assert_close(found[1][name], found[0][name], rtol=1e-4, atol=1e-6)
+
+
+def test_an_rpn_knows_objects_only():
+    """The classes of an entry are those of the box head."""
+    cfgs = [tiny_two_stage(16), tiny_two_stage(24, classes=5)]
+    entry = dict(config=cfgs[1], checkpoint=None, allow_random=True)
+    entry['classes'] = [4, None, 2]
+    soft = 'mmkd.WeightedSoftCrossEntropyLoss'
+    terms = dict(
+        loss_rpn=dict(type=soft, at='rpn_head', teacher='a'),
+        loss_rcn=dict(type=soft, at='roi_head.bbox_head', teacher='a'),
+        loss_box=dict(type='mmkd.BoundedRegressionLoss', margin=0.5, teacher='a'),
+    )
+    model = distilled(rough(cfgs[0]), dict(teachers=dict(a=entry)), terms)
+    assert model.distiller.losses['loss_rpn']._class_map is None
+    assert model.distiller.losses['loss_rcn']._class_map.ours == [0, 2]
+    found = losses_of(model, detection_batch())
+    assert all(found[name] > 0 for name in ('loss_rpn', 'loss_rcn'))
+    assert found['loss_box'].isfinite()
+    total(found).backward()
 
 
 # What users get wrong.

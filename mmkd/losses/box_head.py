@@ -89,7 +89,8 @@ class BoxHeadLoss(DistillLoss):
 
     def _mapped(self, count: int, teacher: Any, names: str) -> ClassMap | None:
         theirs = teacher.stages[0].num_classes
-        if self.teacher_classes is not None:
+        # An RPN knows objects only, whatever the classes of its teacher are.
+        if self.teacher_classes is not None and (count, theirs) != (1, 1):
             known = ClassMap(self.teacher_classes, count, theirs, teacher.class_names)
             one = teacher.stages[0]
             if known.is_partial and one.is_sigmoid and one.has_background:
