@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmkd.config import config_root
+from mmkd.experiments import plots
 from mmkd.experiments.page import write_page
 from mmkd.experiments.plan import TEACHER, Plan
 from mmkd.experiments.results import (
@@ -210,6 +211,30 @@ def test_the_page_has_a_part_for_each_data_set(tmp_path, monkeypatch):
     lines = (tmp_path / 'results.md').read_text().splitlines()
     heads = [line for line in lines if line.startswith('## ')]
     assert heads == ['## BCCD', '## CamVid']
+    assert not list(tmp_path.glob('*.png'))  # there is nothing to draw
+
+
+def test_the_page_has_a_picture_of_what_was_run(plan, tmp_path):
+    for result in results_of(plan, 'breadth', {})[:-2]:
+        append_result(tmp_path / 'bccd_ld.jsonl', result)
+    append_result(
+        tmp_path / 'bccd_ld.jsonl',
+        dict(stage='long', row=plan.baseline, seed=0, failure='out of memory'),
+    )
+    write_page([plan], tmp_path, tmp_path / 'results.md')
+    assert f'({tmp_path.name}/bccd_ld.png)' in (tmp_path / 'results.md').read_text()
+    assert (tmp_path / 'bccd_ld.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_a_picture_shows_every_seed(plan):
+    """Rows in the plan's order, the teacher last, without what failed."""
+    results = results_of(plan, 'breadth', {'hint': 0.3})
+    results[1] = dict(stage='breadth', row=plan.baseline, seed=0, failure='killed')
+    found = plots._values(plan, 'breadth', results)
+    assert list(found) == [*plan.rows, TEACHER]
+    assert found['hint'] == pytest.approx([0.3, 0.31, 0.32])
+    assert len(found[plan.baseline]) == 2
+    assert plots._values(plan, 'long', results) == {}
 
 
 def test_a_plan_names_its_baseline(tmp_path):

@@ -101,11 +101,11 @@ def plan_report(plan: Plan, results: Sequence[Result]) -> str:
         unit = 'epochs' if 'epochs' in settings else 'iterations'
         size = ', {}x{} pixels'.format(*settings.scale) if 'scale' in settings else ''
         parts += [f'**{stage}**: {length_of(settings)} {unit}{size}', '']
-        rows = plan.rows_of(stage, results)
-        if not rows:
-            # Rows that were added since do not take away what is known.
-            done = {r['row'] for r in results if r['stage'] == stage}
-            rows = [row for row in plan.rows if row in done]
+        chosen = plan.rows_of(stage, results)
+        # Rows that were added since do not take away what is known.
+        done = {r['row'] for r in results if r['stage'] == stage}
+        rows = [row for row in plan.rows if row in done or row in chosen]
+        if not chosen:
             more = 'more rows' if rows else 'its rows'
             parts += [f'Pending: {more} follow from the stage before.', '']
         if not rows:
