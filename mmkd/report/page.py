@@ -23,7 +23,7 @@ from .evaluate import TEACHER, Evaluated, Options, by_row, evaluate
 from .outcome import Outcome
 from .run import Run, read_runs
 from .sections import edge_section, feature_section, picture_row, ranked
-from .tables import Table, final_table, gap_table
+from .tables import Table, final_table, gap_table, seeds_table
 
 _TEMPLATE = Path(__file__).with_name('page.html.j2')
 
@@ -82,6 +82,7 @@ def contents(
         runs=runs,
         compared=compared,
         final=final_table(runs, 0, teacher),
+        means=seeds_table(runs),
         groups=chart_groups(runs),
         made=made,
         tables=_gap_tables(made, base),

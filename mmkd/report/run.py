@@ -74,6 +74,19 @@ class Run:
         return [name for name, loss in losses.items() if loss]
 
     @property
+    def seed(self) -> int | None:
+        """Of its random numbers, if its config says."""
+        return (self.cfg.get('randomness') or {}).get('seed')
+
+    @property
+    def setting(self) -> str:
+        """Its config without what differs between repetitions of it."""
+        cfg = self.cfg.to_dict()
+        for key in ('work_dir', 'randomness', 'resume', 'launcher'):
+            cfg.pop(key, None)
+        return json.dumps(cfg, sort_keys=True, default=str)
+
+    @property
     def step_unit(self) -> str:
         """What the steps of its evaluations count."""
         loop = self.cfg.get('train_cfg') or {}

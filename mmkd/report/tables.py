@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..experiments.results import mean_std
 from .outcome import Outcome, share_closed
 from .run import Run
 from .svg import Drawing, gap_bar, number, thinned
@@ -61,6 +62,60 @@ def final_table(runs: Sequence[Run], base: int, teacher: Outcome | None) -> Tabl
     )
     caption = 'Metrics of the last evaluation, as logged'
     return Table(caption, header, rows, f'Evaluated: {steps}.' if steps else '')
+
+
+def seeds_table(runs: Sequence[Run]) -> Table | None:
+    """Means over runs of one config with other seeds.
+
+    Args:
+        runs: The runs, the baseline first.
+
+    Returns:
+        Nothing if no config was run twice.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.setting, []).append(run)
+    first, *others = groups.values()
+    if all(len(group) < 2 for group in groups.values()):
+        return None
+    header = ['metric', f'{_called(first)} (baseline)']
+    for group in others:
+        header += [_called(group), 'difference, by seed']
+    rows = []
+    for key in dict.fromkeys(key for run in runs for key in run.final):
+        alone = _by_seed(first, key)
+        row = [key, _spread(list(alone.values()))]
+        for group in others:
+            values = _by_seed(group, key)
+            pairs = [v - alone[seed] for seed, v in values.items() if seed in alone]
+            row += [_spread(list(values.values())), _spread(pairs, '+')]
+        rows.append(row)
+    note = (
+        'Mean ± standard deviation (n − 1). Differences are between runs of the same '
+        'seed; runs without a seed count in order.'
+    )
+    return Table('Means over seeds', header, rows, note)
+
+
+def _called(group: Sequence[Run]) -> str:
+    return group[0].name + (f' and {len(group) - 1} more' if len(group) > 1 else '')
+
+
+def _by_seed(group: Sequence[Run], key: str) -> dict[Any, float]:
+    """Seed, or place where there is none, -> value of the last evaluation."""
+    return {
+        place if run.seed is None else f'seed {run.seed}': run.final[key]
+        for place, run in enumerate(group)
+        if key in run.final
+    }
+
+
+def _spread(values: Sequence[float], sign: str = '') -> str:
+    if not values:
+        return '–'
+    digits = 3 if max(map(abs, values)) <= 1 else 2
+    return mean_std(values, digits, sign).replace('-', '−')
 
 
 def gap_table(

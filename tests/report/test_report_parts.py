@@ -22,7 +22,7 @@ from mmkd.report.run import logged_environment, newest_checkpoint, read_runs
 from mmkd.report.sections import ranked
 from mmkd.report.segmentation import counts
 from mmkd.report.svg import edge_chart, line_chart, ticks
-from mmkd.report.tables import final_table, gap_table
+from mmkd.report.tables import final_table, gap_table, seeds_table
 
 STOCK = "model = dict(type='GFL', depth=18)\ndefault_scope = 'mmdet'\n"
 DISTILLED = """
@@ -177,6 +177,44 @@ def test_the_final_table(runs):
         ['coco/bbox_mAP_50', '0.500', '0.800', '+0.300', '–', '–'],
     ]
     assert final_table([alone, ld], 0, None).rows[0][1:] == ['0.250', '0.400', '+0.150']
+
+
+def test_means_over_seeds(tmp_path):
+    def seeded(name, config, ap, seed):
+        randomness = '' if seed is None else f'randomness = dict(seed={seed})\n'
+        extra = f"work_dir = 'x/{name}'\n{randomness}"
+        return work_dir(tmp_path / name, config + extra, ap)
+
+    folders = [
+        seeded('alone0', STOCK, 0.2, 0),
+        seeded('alone1', STOCK, 0.3, 1),
+        seeded('ld0', DISTILLED, 0.3, 0),
+        seeded('ld1', DISTILLED, 0.5, 1),
+        seeded('ld2', DISTILLED, 0.4, 2),
+        seeded('other', STOCK + 'x = 1\n', 0.1, 3),
+    ]
+    table = seeds_table(read_runs(folders))
+    assert table.header == [
+        'metric',
+        'alone0 and 1 more (baseline)',
+        'ld0 and 2 more',
+        'difference, by seed',
+        'other',
+        'difference, by seed',
+    ]
+    assert table.rows[0] == [
+        'coco/bbox_mAP',
+        '0.250 ± 0.071',
+        '0.400 ± 0.100',
+        '+0.150 ± 0.071',
+        '0.100',
+        '–',
+    ]
+    runs = read_runs([folders[0], folders[2]])
+    assert seeds_table(runs) is None
+    without = [seeded(f'n{i}', STOCK, ap, None) for i, ap in enumerate((0.2, 0.4))]
+    (row, _) = seeds_table(read_runs(without)).rows
+    assert row == ['coco/bbox_mAP', '0.300 ± 0.141']
 
 
 def test_the_gap_by_class():
