@@ -248,6 +248,34 @@ def test_of_a_segmentor_with_other_classes():
         torch.testing.assert_close(found[1][name], found[0][name], rtol=1e-4, atol=1e-6)
 
 
+def test_pixels_of_classes_that_the_teacher_does_not_know_are_left_out():
+    """A teacher of two classes alone: it calls all others one of them."""
+    ours = rough(tiny_pspnet(16), 'mmseg', 0)
+    cfg = tiny_pspnet(16)
+    for name in ('decode_head', 'auxiliary_head'):
+        cfg.model[name].num_classes = 2
+    teacher = rough(cfg, 'mmseg', 1)
+    classes = [None, 1, *[None] * (ours.decode_head.num_classes - 3), 0]
+    terms = dict(
+        loss_pixel=dict(type='mmkd.PixelWiseLoss', teacher_classes=classes),
+        loss_dkd=dict(type='mmkd.DKDLoss', at='decode_head', teacher_classes=classes),
+    )
+    model = DistillSegmentor(copy.deepcopy(ours), copy.deepcopy(teacher), terms)
+    raw = segmentation_batch()
+    known = [1, len(classes) - 1]
+    for sample in raw['data_samples']:
+        labels = sample.gt_sem_seg.data
+        labels[:, 32:] = known[0]
+        labels[:, :32] = 0  # a class that the teacher does not know
+    whole = losses_of(model, raw)
+    for sample in raw['data_samples']:
+        sample.gt_sem_seg.data[:, :32] = 255
+    without = losses_of(model, raw)
+    for name in terms:
+        assert whole[name] > 0
+        torch.testing.assert_close(whole[name], without[name])
+
+
 def test_an_rpn_knows_objects_only():
     """The classes of an entry are those of the box head."""
     cfgs = [tiny_two_stage(16), tiny_two_stage(24, classes=5)]

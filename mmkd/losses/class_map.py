@@ -91,6 +91,10 @@ class ClassMap:
         ours, theirs = (_summed(x, k, rest) for (x, k), rest in zip(sides, rests))
         return ours, theirs
 
+    def has_rest(self, logits: Tensor) -> bool:
+        """Whether what :meth:`alike` returned has a column of the others."""
+        return logits.shape[1] > len(self.ours)
+
     def labels_among(self, labels: Tensor) -> Tensor:
         """Classes of the student, (R,), as columns of :meth:`alike`.
 

@@ -149,7 +149,7 @@ class ClassRowsLoss(BoxHeadLoss):
         if labels is None:
             return student, teacher, None
         labels = self._class_map.labels_among(labels)
-        if student.shape[1] > len(self._class_map.ours):
+        if self._class_map.has_rest(student):
             return student, teacher, labels
         # Nothing stands for the others: rows of those classes say nothing.
         kept = labels.ne(student.shape[1]).nonzero().squeeze(1)

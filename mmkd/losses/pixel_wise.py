@@ -216,6 +216,10 @@ class PixelWiseLoss(DistillLoss):
                 mask = batch.valid_mask(s) if batch is not None else None
                 if hasattr(student, 'valid_at'):
                     labelled = student.valid_at(s)
+                    if self._class_map is not None and not self._class_map.has_rest(s):
+                        # Of other classes the teacher says nothing.
+                        known = self._class_map.is_known(student.labels_at(s))
+                        labelled = labelled & known.view_as(labelled)
                     mask = labelled if mask is None else labelled & mask
                 terms.append(pixel_wise_loss(s, t, mask, self.temperature))
         return sum(terms) / len(terms)  # type: ignore[return-value]
