@@ -30,6 +30,8 @@ from mmkd.benchmark.setting import Setting
 from mmkd.cache.build import CacheBuilder
 from mmkd.det import DistillDetector
 from mmkd.losses.class_map import ClassMap
+from mmkd.preflight.findings import Findings
+from mmkd.preflight.fit_report import check_fit, inputs_told
 from mmkd.seg import DistillSegmentor
 from mmkd.teacher_group import TeacherGroup
 
@@ -344,6 +346,27 @@ def test_tools_for_one_teacher_say_so(tmp_path):
     cfg.work_dir = str(tmp_path)
     with pytest.raises(ValueError, match='made of one teacher'):
         CacheBuilder(cfg, str(tmp_path / 'cache'))
+
+
+def test_a_check_looks_at_each(networks):
+    ours, a, b = (copy.deepcopy(network) for network in networks)
+    a.dataset_meta = dict(classes=('x', 'y', 'z'))
+    b.dataset_meta = dict(classes=('z', 'y', 'x'))
+    b.data_preprocessor.mean[:] = 0
+    model = DistillDetector(
+        ours, dict(teachers=dict(a=a, b=b)), {**of('a'), **of('b', dict(loss_b=HINT))}
+    )
+    teacher = model.distiller.teacher
+    teacher.members['b'].is_random = True
+    findings = Findings()
+    cfg = Config(dict(model=dict()))
+    check_fit(model.distiller, cfg, ('x', 'y', 'z'), findings)
+    assert not findings.errors
+    random, order = findings.warnings
+    assert random.startswith("the teacher 'b' has random weights")
+    assert "the teacher 'b' was trained on the same in another order" in order
+    told = inputs_told(teacher)
+    assert told.startswith('a: the same for both; b: student mean')
 
 
 def test_the_console_names_all(networks):
