@@ -78,6 +78,30 @@ def test_pictures_reach_the_backends_and_the_run_is_left_alone(digits, tmp_path)
     assert {'loss_hint', 'loss_ld', 'coco/bbox_mAP'} <= set(known['scalars'])
 
 
+def test_each_of_several_teachers_has_a_column(digits, tmp_path):
+    cfg = digits_detector.distilled(
+        digits,
+        tmp_path,
+        LOSSES,
+        **{'default_hooks.pictures': HOOK, 'visualizer.name': 'several'},
+    )
+    entry = cfg.model.pop('teacher')
+    cfg.model.teacher = dict(teachers=dict(a=entry, b=copy.deepcopy(entry)))
+    for name, loss in cfg.model.losses.items():
+        loss.teacher = 'b' if name == 'loss_ld' else 'a'
+    cfg.merge_from_dict({'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1})
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert feature_taps(runner.model.distiller) == {
+        'loss_hint': {'student': 'neck', 'teacher a': 'neck'}
+    }
+    features, predictions = sorted(tmp_path.glob('*/vis_data/vis_image/*.png'))
+    # Truth, student, two teachers; the second one shares no features.
+    for path, columns, rows in ((predictions, 4, 2), (features, 3, 5)):
+        height, width = pyplot.imread(path).shape[:2]
+        assert width / height == pytest.approx(columns / rows, rel=0.2)
+
+
 def test_a_network_sees_what_it_predicts(digits, tmp_path):
     runner = runner_of(digits, tmp_path)
     model = runner.model.train()
