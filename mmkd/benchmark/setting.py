@@ -60,8 +60,8 @@ class Setting:
             )
         if is_group(self.cfg.model.teacher):
             raise ValueError(
-                'one teacher is measured but the config names several; name one by '
-                '--teacher, with losses that are for one'
+                'one teacher is measured but the config names several; measure a '
+                'config with one of them and its losses'
             )
         if self.size is not None and min(self.size) < 32:
             raise ValueError(f'--image-size must be >= 32 pixels but is {self.size}')

@@ -58,7 +58,7 @@ def teacher_of(run: Run, given: str | None, device: str) -> nn.Module:
     if own_kind(options):
         raise ValueError('the teacher is the student itself')
     if is_group(options):
-        raise ValueError('the run has several teachers; name one by --teacher')
+        raise ValueError('the run has several teachers, and a report shows one')
     if not options.keys() & {'config', 'checkpoint'}:
         raise ValueError('no run of the report names a teacher; name one by --teacher')
     model, _, _, is_random, _ = load_teacher(options, run.scope)
