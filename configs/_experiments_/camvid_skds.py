@@ -1,5 +1,5 @@
-# Structured distillation on CamVid, term by term as in the paper, and channel-wise
-# divergence on the score maps, for tools/reproduce.py.
+# Structured distillation on CamVid, term by term as in the paper, and each other method
+# by itself with the weights of configs/_methods_, for tools/reproduce.py.
 data = 'CamVid'
 title = 'Structured distillation, Semantic FPN MobileNetV2 0.25 <- 1.0'
 task = 'segmentation'
@@ -11,19 +11,47 @@ _skds = 'configs/skds/skds_fpn_mbv2-025_fpn_mbv2_camvid.py'
 _no_pixel = {'model.losses.loss_pixel': None}
 _no_pair = {'model.losses.loss_pair': None}
 _no_holistic = {'model.losses.loss_holistic': None}
-_cwd = {
-    'model.losses.loss_cwd.type': 'mmkd.ChannelWiseDivergenceLoss',
-    'model.losses.loss_cwd.at': 'decode_head.conv_seg',
-    'model.losses.loss_cwd.temperature': 4.0,
-    'model.losses.loss_cwd.loss_weight': 3.0,
-}
+
+
+def _alone(**loss):
+    """Options that put one loss in the place of the paper's."""
+    told = {f'model.losses.loss_one.{key}': value for key, value in loss.items()}
+    return {**_no_pixel, **_no_pair, **_no_holistic, **told}
+
+
 rows = {
     'student alone': dict(config='configs/skds/fpn_mbv2-025_camvid.py'),
     'pixel': dict(config=_skds, options={**_no_pair, **_no_holistic}),
     'pixel + pair': dict(config=_skds, options=_no_holistic),
     'pixel + pair + holistic': dict(config=_skds),
     'CWD on logits': dict(
-        config=_skds, options={**_no_pixel, **_no_pair, **_no_holistic, **_cwd}
+        config=_skds,
+        options=_alone(
+            type='mmkd.ChannelWiseDivergenceLoss',
+            at='decode_head.conv_seg',
+            temperature=4.0,
+            loss_weight=3.0,
+        ),
     ),
+    'PKD': dict(
+        config=_skds, options=_alone(type='mmkd.PKDLoss', at='neck', loss_weight=24)
+    ),
+    'MGD': dict(
+        config=_skds,
+        options=_alone(
+            type='mmkd.MGDLoss',
+            at='backbone',
+            levels=[(3, 3)],
+            mask_ratio=0.75,
+            loss_weight=2e-5,
+        ),
+    ),
+    'DKD': dict(
+        config=_skds,
+        options=_alone(
+            type='mmkd.DKDLoss', at='decode_head', alpha=1.0, beta=8.0, temperature=1.0
+        ),
+    ),
+    'DIST': dict(config=_skds, options=_alone(type='mmkd.DISTLoss', at='decode_head')),
 }
 stages = dict(main=dict(iterations=1000))

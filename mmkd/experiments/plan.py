@@ -159,11 +159,12 @@ class Plan:
         settings, length = self.rows[row], length_of(self.stages[stage])
         # The scheduler's last part ends with the training.
         end = 'T_max' if teacher.unit == 'epoch' else 'end'
+        last = len(Config.fromfile(settings.config).param_scheduler) - 1
         options = {
             **_scaled(self.stages[stage]),
             f'train_cfg.max_{teacher.unit}s': length,
             'train_cfg.val_interval': length,
-            f'param_scheduler.1.{end}': length,
+            f'param_scheduler.{last}.{end}': length,
             **settings.get('options', {}),
         }
         if teacher.unit == 'iter':

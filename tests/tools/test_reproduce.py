@@ -24,7 +24,11 @@ seeds = (0, 1)
 rows = dict(alone=dict(config={student!r}), other=dict(config={student!r}))
 stages = dict(short=dict(epochs=2, scale=(8, 8)))
 """
-CONFIG = "model = dict(type='A')\ntrain_cfg = dict(max_epochs=3)\n"
+CONFIG = """
+model = dict(type='A')
+train_cfg = dict(max_epochs=3)
+param_scheduler = [dict(type='LinearLR'), dict(type='CosineAnnealingLR', T_max=3)]
+"""
 TRAINING = """
 import json, os, signal, sys
 from pathlib import Path
