@@ -56,7 +56,7 @@ def test_every_run_is_a_config_that_can_be_read(path, monkeypatch):
     for run in (teacher, *runs[: len(plan.rows)]):
         cfg = train_config(run.config, options=dict(run.options), work_dir='work')
         assert cfg.train_cfg[f'max_{run.unit}s'] == run.length
-        last = cfg.param_scheduler[1]
+        last = cfg.param_scheduler[-1]
         assert (last.T_max if run.unit == 'epoch' else last.end) == run.length
         # Or there is no checkpoint at the end, nor a result.
         saves = 1 if run.unit == 'epoch' else run.length
@@ -92,6 +92,7 @@ def test_the_terms_of_the_rows(plan):
         "MMDetection's LDHead": set(),
         'hint': {'loss_hint'},
         **dict.fromkeys(('CWD', 'PKD', 'MGD', 'FGD', 'CrossKD'), {'loss_one'}),
+        **{f'{name}, a tenth': {'loss_one'} for name in ('CWD', 'PKD', 'FGD')},
     }
 
 
@@ -210,7 +211,7 @@ def test_the_page_has_a_part_for_each_data_set(tmp_path, monkeypatch):
     write_page(plans, tmp_path, tmp_path / 'results.md')
     lines = (tmp_path / 'results.md').read_text().splitlines()
     heads = [line for line in lines if line.startswith('## ')]
-    assert heads == ['## BCCD', '## CamVid']
+    assert heads == ['## BCCD', '## CamVid', '## Digits']
     assert not list(tmp_path.glob('*.png'))  # there is nothing to draw
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,7 +151,7 @@ class Plan:
     def _teacher_run(self, stage: str) -> Run:
         options = _scaled(self.stages[stage])
         folder = self.work_dir / self.name / stage / TEACHER
-        loop = Config.fromfile(self.teacher).train_cfg
+        loop = _read(self.teacher).train_cfg
         unit = 'epoch' if 'max_epochs' in loop else 'iter'
         length = loop[f'max_{unit}s']
         return Run(stage, TEACHER, 0, self.teacher, options, folder, unit, length)
@@ -159,7 +160,8 @@ class Plan:
         settings, length = self.rows[row], length_of(self.stages[stage])
         # The scheduler's last part ends with the training.
         end = 'T_max' if teacher.unit == 'epoch' else 'end'
-        last = len(Config.fromfile(settings.config).param_scheduler) - 1
+        config = _read(settings.config)
+        last = len(config.param_scheduler) - 1
         options = {
             **_scaled(self.stages[stage]),
             f'train_cfg.max_{teacher.unit}s': length,
@@ -169,16 +171,21 @@ class Plan:
         }
         if teacher.unit == 'iter':
             options['default_hooks.checkpoint.interval'] = length
-        model = Config.fromfile(settings.config).model
-        if 'teacher' in model:
+        if 'teacher' in config.model:
             options['model.teacher.checkpoint'] = str(teacher.checkpoint)
-        elif 'teacher_ckpt' in model:
+        elif 'teacher_ckpt' in config.model:
             options['model.teacher_ckpt'] = str(teacher.checkpoint)
         slug = ''.join(c if c.isalnum() else '-' for c in row)
         folder = self.work_dir / self.name / stage / f'{slug}-seed{seed}'
         return Run(
             stage, row, seed, settings.config, options, folder, teacher.unit, length
         )
+
+
+@functools.cache
+def _read(path: str) -> Config:
+    # A plan names the same few configs in dozens of runs.
+    return Config.fromfile(path)
 
 
 def _of(result: Mapping[str, Any], stage: str, row: str) -> bool:
