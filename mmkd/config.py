@@ -11,6 +11,14 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
 
+from .config_kind import (
+    is_augmented,
+    is_distilled,
+    is_ours,
+    model_scope,
+    names_mmkd,
+    type_name,
+)
 from .config_path import zoo_file
 
 #: Model types of this project that hold a stock student under `student`.
@@ -211,25 +219,28 @@ def add_default_hooks(cfg: Config) -> Config:
         if entry is None:
             if name == 'distiller_state':  # Runner takes None for stock names only
                 del hooks[name]
-        elif _type_name(entry, 'CheckpointHook') == 'CheckpointHook':
+        elif type_name(entry, 'CheckpointHook') == 'CheckpointHook':
             hooks[name] = ConfigDict({**entry, **hook})
-    if is_distilled(cfg):
+    if is_distilled(cfg) or is_augmented(cfg):
         processor = cfg.get('log_processor') or ConfigDict()
-        if _type_name(processor, 'LogProcessor') == 'LogProcessor':
+        if type_name(processor, 'LogProcessor') == 'LogProcessor':
             cfg.log_processor = {**processor, 'type': 'mmkd.DistillLogProcessor'}
     _add_import(cfg)
     return cfg
 
 
-def is_distilled(cfg: Config) -> bool:
-    """Whether the model of a config is a student with a teacher."""
-    return 'student' in cfg.model and str(cfg.model.type).startswith('mmkd.')
+def without_teacher(cfg: Config) -> Config:
+    """The config of the same training without the teacher; a stock one as it is.
 
+    Args:
+        cfg: Config; changed in place.
 
-def model_scope(cfg: Config) -> str:
-    """Registry scope that the model of a config belongs to."""
-    model = cfg.model.student if is_distilled(cfg) else cfg.model
-    return model.get('_scope_') or cfg.get('default_scope') or 'mmengine'
+    Returns:
+        The same config.
+    """
+    if is_distilled(cfg):
+        _unwrap(cfg, 'student')
+    return _cleaned(cfg)
 
 
 def student_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
@@ -255,22 +266,34 @@ def student_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
     """
     cfg = load_config(config)
     if is_distilled(cfg):
-        preprocessor = cfg.model.get('data_preprocessor')
-        cfg.model = cfg.model.student
-        # `init_model` does not hand over the top-level one, as the Runner does.
-        preprocessor = preprocessor or cfg.get('data_preprocessor')
-        if preprocessor and not cfg.model.get('data_preprocessor'):
-            cfg.model.data_preprocessor = preprocessor
+        _unwrap(cfg, 'student')
+    if is_augmented(cfg):
+        _unwrap(cfg, 'model')
+    return _cleaned(cfg)
+
+
+def _unwrap(cfg: Config, key: str) -> None:
+    """Put the model in place of what extends it."""
+    preprocessor = cfg.model.get('data_preprocessor')
+    cfg.model = cfg.model[key]
+    # `init_model` does not hand over the top-level one, as the Runner does.
+    preprocessor = preprocessor or cfg.get('data_preprocessor')
+    if preprocessor and not cfg.model.get('data_preprocessor'):
+        cfg.model.data_preprocessor = preprocessor
+
+
+def _cleaned(cfg: Config) -> Config:
+    """Without hooks of ours, nor what imports them where nothing needs it."""
     hooks = cfg.get('default_hooks', {})
     for name, hook in list(hooks.items()):
-        if name == 'checkpoint' and _is_ours(hook):
+        if name == 'checkpoint' and is_ours(hook):
             hook['type'] = 'CheckpointHook'
-        elif _is_ours(hook):
+        elif is_ours(hook):
             del hooks[name]
-    if _is_ours(cfg.get('log_processor') or {}):
+    if is_ours(cfg.get('log_processor') or {}):
         cfg.log_processor.type = 'LogProcessor'
     if cfg.get('custom_hooks'):
-        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if not _is_ours(hook)]
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if not is_ours(hook)]
     if not names_mmkd(cfg.to_dict()):
         _drop_import(cfg)
     return cfg
@@ -294,26 +317,6 @@ def without_run(cfg: Config) -> Config:
         cfg[key] = neutral[key]
     cfg.pop('work_dir', None)
     return cfg
-
-
-def _type_name(entry: Mapping[str, Any], default: str = '') -> str:
-    """Name of a type, which new-style configs give as a class."""
-    kind = entry.get('type', default)
-    if not isinstance(kind, type):
-        return str(kind)
-    ours = kind.__module__.partition('.')[0] == 'mmkd'
-    return f'mmkd.{kind.__name__}' if ours else kind.__name__
-
-
-def _is_ours(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and _type_name(entry).startswith('mmkd.')
-
-
-def names_mmkd(value: Any) -> bool:
-    """Whether a config, or a part of one, has a type of mmkd in it."""
-    if isinstance(value, Mapping):
-        return _is_ours(value) or any(map(names_mmkd, value.values()))
-    return isinstance(value, (list, tuple)) and any(map(names_mmkd, value))
 
 
 def _imports(cfg: Config) -> list[str]:

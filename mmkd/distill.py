@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
-import types
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from .distiller import Distiller
+from .extended import Extended, build_stock, stock_class
 from .inheritance import Inheritance
 from .losses.base import DistillLoss
 from .own_teacher import own_teacher
@@ -23,14 +21,8 @@ from .rng import preserved_rng
 from .taps import Tap, nearest
 from .teacher_group import build_teachers, class_maps
 
-# A mixin at run time, put before a student's class; a module to the type checker.
-if TYPE_CHECKING:
-    _Base = nn.Module
-else:
-    _Base = object
 
-
-class Distill(_Base):
+class Distill(Extended):
     """Any mmengine model, distilled.
 
     Building it gives an instance of a subclass of *the student's own class*:
@@ -82,6 +74,7 @@ class Distill(_Base):
         ['loss', 'loss_hint']
     """
 
+    added = 'distiller'
     distiller: Distiller
 
     def __new__(
@@ -92,10 +85,10 @@ class Distill(_Base):
         data_preprocessor: Any = None,
         init_from_teacher: Sequence[str] | Mapping[str, str] = (),
     ) -> Distill:
-        model = _build_student(student, data_preprocessor)
-        distilled: Any = model
-        distilled.__class__ = distilled_class(cls, type(model))  # type: ignore[arg-type]
-        return distilled
+        model: Any = build_stock(student, 'student', data_preprocessor)
+        if isinstance(model, Distill):
+            raise ValueError('student must be a stock model but is a distilled one')
+        return cls.extend(model)
 
     def __init__(
         self,
@@ -114,10 +107,9 @@ class Distill(_Base):
                     f'{type(losses).__name__}'
                 )
             scope = student.get('_scope_') if isinstance(student, Mapping) else None
-            self.distiller = self._distiller(teacher, scope, losses, init_from_teacher)
+            self.add(self._distiller(teacher, scope, losses, init_from_teacher))
         self._has_inherited = False
-        self._register_state_dict_hook(_drop_distiller)
-        name = distilled_from(type(self)).__name__
+        name = stock_class(type(self)).__name__
         print_log(f'mmkd: student {name}; {self.distiller.summary()}', logger='current')
 
     def _distiller(
@@ -131,8 +123,7 @@ class Distill(_Base):
         built = _build_losses(losses, class_maps(teacher), problems)
         distiller: Any = None
         with problems.caught('teacher'):
-            stock = distilled_from(type(self))
-            network = own_teacher(teacher, self, stock)
+            network = own_teacher(teacher, self, stock_class(type(self)))
             network = network or build_teachers(teacher, scope)
             network.match_inputs(getattr(self, 'data_preprocessor', None))
             # Before the teacher is made cheaper, which changes its weights.
@@ -156,98 +147,20 @@ class Distill(_Base):
         """
         raise ValueError(f'{type(module).__name__} is no dense head with rows')
 
-    def _distilled_loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """``loss`` of a student that has it: the stock losses and the teacher's."""
-        run = super().loss  # type: ignore[misc]
-        return self.distiller.step(self, run, args, kwargs)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The stock forward; in mode ``'loss'`` with the losses of the teacher."""
-        run = super().forward
-        named = inspect.signature(run).bind(*args, **kwargs).arguments
-        if kwargs.get('mode', named.get('mode')) != 'loss':
-            return run(*args, **kwargs)
-        # `loss` called by it, whatever its arguments are, is the stock one.
+    def training_step(self, run: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
+        """The stock losses and the teacher's."""
         return self.distiller.step(self, run, args, kwargs)
 
     def init_weights(self) -> None:
         """The stock initialisation, then what starts with the teacher's weights."""
-        # An `init_cfg` of the whole model would initialise the adapters, too, and
-        # by drawing for them change what the student gets.
-        modules = self._modules
-        distiller = modules.pop('distiller')
-        try:
-            super().init_weights()  # type: ignore[misc]
-        finally:
-            modules['distiller'] = distiller
+        super().init_weights()
         # Called once more, as the stock one, it leaves trained weights alone.
         if not self._has_inherited:
             self.distiller.inheritance.apply(self)
             self._has_inherited = True
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        # Both torch's and mmengine's loaders come through here before they descend
-        # into the children, so a stock file is complete by then.
-        # Without a distiller `init_weights` loads a checkpoint of the whole model.
-        distiller = self._modules.get('distiller')
-        own = distiller.state_dict() if distiller is not None else {}
-        state_dict.update({f'{prefix}distiller.{k}': v for k, v in own.items()})
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple:
-        # A class made at run time cannot be found by name.
-        mixin, student = type(self).__bases__
-        return _empty, (mixin, student), self.__dict__.copy()
-
 
 MODELS.register_module(module=Distill)
-
-
-@functools.cache
-def distilled_class(mixin: Any, student: Any) -> type:
-    """The class of a distilled student; one per pair, so that types compare equal.
-
-    Args:
-        mixin: :class:`Distill` or a subclass of it.
-        student: Stock model class.
-
-    Returns:
-        A subclass of both.
-    """
-    name = f'{mixin.__name__}[{student.__name__}]'
-    # A student may call a sub-module `loss`, which a method would hide.
-    own = dict(loss=mixin._distilled_loss) if hasattr(student, 'loss') else {}
-    made = types.new_class(name, (mixin, student), exec_body=lambda ns: ns.update(own))
-    made.__module__ = mixin.__module__
-    return made
-
-
-def distilled_from(model_class: type) -> type:
-    """The stock class of a distilled one."""
-    return model_class.__bases__[1]
-
-
-def _empty(mixin: type, student: type) -> Any:
-    made = distilled_class(mixin, student)
-    return object.__new__(made)
-
-
-def _build_student(student: Any, data_preprocessor: Any) -> nn.Module:
-    if isinstance(student, nn.Module):
-        model = student
-    elif isinstance(student, Mapping):
-        cfg: Any = copy.deepcopy(student)
-        if data_preprocessor is not None and not cfg.get('data_preprocessor'):
-            cfg['data_preprocessor'] = copy.deepcopy(data_preprocessor)
-        model = ROOT_MODELS.build(cfg)
-    else:
-        raise TypeError(
-            'student must be the config of a model or a model but is a '
-            f'{type(student).__name__}'
-        )
-    if isinstance(model, Distill):
-        raise ValueError('student must be a stock model but is a distilled one')
-    return model
 
 
 def _build_losses(
@@ -316,14 +229,3 @@ def _loss_class(name: str, cfg: Mapping[str, Any]) -> type[DistillLoss]:
     raise ValueError(
         f'{name} must be a distillation loss but there is no {kind!r}{hint} {listed}'
     )
-
-
-def _drop_distiller(
-    module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict
-) -> None:
-    # A plain function: EMA deep-copies the hooks with the model.
-    for key in [k for k in state_dict if k.startswith(f'{prefix}distiller.')]:
-        del state_dict[key]
-    metadata = getattr(state_dict, '_metadata', {})
-    for key in [k for k in metadata if k.startswith(f'{prefix}distiller')]:
-        del metadata[key]

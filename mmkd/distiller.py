@@ -215,7 +215,10 @@ class Distiller(nn.Module):
         """
         if self._is_stepping:  # `loss` called by `forward`
             return run_student(*args, **kwargs)
-        self.resume_check.first_step(self)
+        self.resume_check.first_step(
+            'the state of the distiller (adapters, critics, an average of the student)',
+            lambda: bool(self.state_dict() or self.teacher.state_dict()),
+        )
         if student.training and torch.is_grad_enabled():
             self.teacher.begin(student, is_copy=not self._moves_teacher)
         active = self.active

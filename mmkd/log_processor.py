@@ -40,14 +40,15 @@ class DistillLogProcessor(LogProcessor):
         while is_model_wrapper(model):
             model = model.module
         distiller = getattr(model, 'distiller', None)
-        if mode != 'train' or distiller is None:
+        if mode != 'train' or (distiller is None and not hasattr(model, 'netaug')):
             return tag, line
+        terms = () if distiller is None else distiller.losses
         prefix = f'{mode}/' if self.log_with_hierarchy else ''
         values = {key.removeprefix(prefix): value for key, value in tag.items()}
         # Entries of the user's own are no terms, and stay as they are.
         own = {entry.get('log_name') for entry in self.custom_cfg}
         values = {key: value for key, value in values.items() if key not in own}
-        told = grouped(values, distiller.losses, self.num_digits)
+        told = grouped(values, terms, self.num_digits)
         if told is None:
             return tag, line
         # A value of the stock line is `name: number`, two spaces apart.
@@ -63,7 +64,7 @@ class DistillLogProcessor(LogProcessor):
 def grouped(
     values: Mapping[str, Any], terms: Iterable[str], digits: int = 4
 ) -> str | None:
-    """Losses in words: the sum, the task's share and the teacher's.
+    """Losses in words: the sum, the shares of the task, a wider network, the teacher.
 
     Args:
         values: Log name -> value; what has no ``loss`` in its name is passed over.
@@ -81,14 +82,20 @@ def grouped(
     if 'loss' not in values:
         return None
     ours = {name: values[name] for name in terms if name in values}
-    stock = {
+    others = {
         name: value
         for name, value in values.items()
         if 'loss' in name and name != 'loss' and name not in ours
     }
+    wider = {name: value for name, value in others.items() if name.startswith('aug_')}
+    stock = {name: value for name, value in others.items() if name not in wider}
     groups = [
         f'{title} {sum(group.values()):.{digits}f} ({_listed(group, digits)})'
-        for title, group in (('task', stock), ('distillation', ours))
+        for title, group in (
+            ('task', stock),
+            ('wider network', wider),
+            ('distillation', ours),
+        )
         if group
     ]
     return f'loss: {values["loss"]:.{digits}f} = {" + ".join(groups)}'
@@ -96,6 +103,7 @@ def grouped(
 
 def _listed(group: Mapping[str, float], digits: int) -> str:
     return '  '.join(
-        f'{name.replace("loss_", "").replace("_loss", "")} {value:.{digits}f}'
+        f'{name.removeprefix("aug_").replace("loss_", "").replace("_loss", "")} '
+        f'{value:.{digits}f}'
         for name, value in group.items()
     )

@@ -47,6 +47,7 @@ MODELS = LeafRegistry(
         'mmkd.critics',
         'mmkd.det',
         'mmkd.seg',
+        'mmkd.netaug',
     ],
 )
 HOOKS = LeafRegistry(

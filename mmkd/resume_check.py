@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from mmengine.logging import MessageHub
 
@@ -15,7 +15,7 @@ ADD_THE_HOOK = (
 
 
 class ResumeCheck:
-    """Whether a distiller with weights of its own may go on in a resumed run.
+    """Whether what has weights beside the model's may go on in a resumed run.
 
     Without ``mmkd.DistillerStateHook`` nobody tells the model that its run was
     resumed. But a Runner counts iterations in its message hub, which is new when
@@ -24,7 +24,7 @@ class ResumeCheck:
     that Runner nothing is concluded.
 
     Attributes:
-        is_restored: Set by whoever restored the distiller's state.
+        is_restored: Set by whoever restored that state.
     """
 
     def __init__(self) -> None:
@@ -32,26 +32,24 @@ class ResumeCheck:
         self._hub = None if 'iter' in hub.runtime_info else hub.instance_name
         self.is_restored = False
 
-    def first_step(self, distiller: Any) -> None:
+    def first_step(self, what: str, has_state: Callable[[], bool]) -> None:
         """Check once, before the first training step.
 
         Args:
-            distiller: What may have weights that were lost.
+            what: What may have been lost, for the message.
+            has_state: Whether there is any of it.
 
         Raises:
-            RuntimeError: If they were lost.
+            RuntimeError: If it was lost.
         """
         if self._hub is None:
             return
         hub = MessageHub.get_current_instance()
         iteration = hub.runtime_info.get('iter', 0)
         resumed = hub.instance_name == self._hub and iteration > 0
-        lost = distiller.state_dict() or distiller.teacher.state_dict()
-        if resumed and lost and not self.is_restored:
+        if resumed and not self.is_restored and has_state():
             raise RuntimeError(
-                f'the run was resumed at iteration {iteration} without the state '
-                'of the distiller (adapters, critics, an average of the student), '
-                'which the checkpoint '
-                'lacks or nobody restored; ' + ADD_THE_HOOK
+                f'the run was resumed at iteration {iteration} without {what}, which '
+                'the checkpoint lacks or nobody restored; ' + ADD_THE_HOOK
             )
         self._hub = None

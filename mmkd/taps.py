@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .nested import copied, each, move, patched, tensors_of
+from .recording import is_recording
 
 
 class StopForward(Exception):
@@ -323,6 +324,8 @@ def record(
 
         @functools.wraps(original)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not is_recording():
+                return original(*args, **kwargs)
             if grad_enabled and not torch.is_grad_enabled() and counts:
                 raise RuntimeError(
                     f'{tap.path!r} runs inside gradient checkpointing, where a tapped '

@@ -23,6 +23,7 @@ from .config import (
     student_config,
     teacher_options,
     without_run,
+    without_teacher,
 )
 from .fileio import replacing
 from .overrides import merge_options, use_data_root
@@ -67,7 +68,7 @@ def train_config(
     if cache and distill:
         _use_cache(cfg, cache)
     if not distill:
-        cfg = student_config(cfg)
+        cfg = without_teacher(cfg)
         name = f'{name}_no-distill'
     add_default_hooks(cfg)
     use_data_root(cfg, os.environ.get('MMKD_DATA'))

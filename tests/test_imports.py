@@ -19,6 +19,7 @@ FOUNDATION = {
     'compat',
     'losses',
     'nested',
+    'recording',
     'registry',
     'rng',
     'taps',
@@ -80,7 +81,7 @@ def allowed_parts(of: str, parts: set[str]) -> set[str]:
     """Parts of the package that one part may import, besides itself."""
     if of == '':
         return {'compat', 'config_path', 'registry'}
-    if of in ('batch', 'compat', 'config_path', 'registry', 'rng'):
+    if of in ('batch', 'compat', 'config_path', 'recording', 'registry', 'rng'):
         return set()
     if of in ('losses', 'taps', 'adapters'):
         return FOUNDATION

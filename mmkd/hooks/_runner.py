@@ -32,6 +32,12 @@ def distiller_of(runner: Any) -> Distiller | None:
     return next((m for m in model.modules() if isinstance(m, Distiller)), None)
 
 
+def netaug_of(runner: Any) -> nn.Module | None:
+    """What NetAug adds to a runner's model, or to a part of it; ``None`` elsewhere."""
+    modules = model_of(runner).modules()
+    return next((m._modules['netaug'] for m in modules if 'netaug' in m._modules), None)
+
+
 def is_iteration_based(runner: Any) -> bool:
     """Whether the whole training is one epoch to the loop."""
     return isinstance(runner.train_loop, IterBasedTrainLoop)

@@ -22,7 +22,7 @@ from ._changed_losses import (
     parameter_names,
     sentence,
 )
-from ._runner import distiller_of, is_iteration_based, model_of
+from ._runner import distiller_of, is_iteration_based, model_of, netaug_of
 from ._worker_rng import WorkerRng
 
 _KEY = 'distiller'
@@ -30,7 +30,7 @@ _KEY = 'distiller'
 
 @HOOKS.register_module()
 class DistillerStateHook(Hook):
-    """Stores adapters, critics and the random state of every rank.
+    """Stores adapters, critics, what NetAug adds and the random state of every rank.
 
     ``checkpoint['state_dict']`` stays the stock student's; this hook adds the
     entry ``'distiller'`` next to it. With it a run resumes exactly, at the end
@@ -119,13 +119,13 @@ class DistillerStateHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Add the distiller's state."""
-        distiller = distiller_of(runner)
-        learnt: dict = dict(state_dict={}, teacher={})
+        distiller, netaug = distiller_of(runner), netaug_of(runner)
+        learnt: dict = dict(state_dict={}, teacher={}, netaug={})
         if distiller is not None:
-            learnt = dict(
-                state_dict=distiller.state_dict(),
-                teacher=distiller.teacher.state_dict(),
-            )
+            learnt['state_dict'] = distiller.state_dict()
+            learnt['teacher'] = distiller.teacher.state_dict()
+        if netaug is not None:
+            learnt['netaug'] = netaug.state_dict()
         if get_world_size() == 1:
             states = [self._state()]
         else:
@@ -144,15 +144,18 @@ class DistillerStateHook(Hook):
         """Restore the distiller's state when a run is resumed."""
         if not runner._resume:  # load_from starts a new run, from any stock file
             return
-        entry = checkpoint.get(_KEY)
-        distiller = distiller_of(runner)
-        if distiller is not None:
-            if entry is None:
+        entry: Any = checkpoint.get(_KEY)
+        distiller, netaug = distiller_of(runner), netaug_of(runner)
+        for child, what in ((distiller, 'of the distiller'), (netaug, 'of NetAug')):
+            if child is not None and entry is None:
                 raise RuntimeError(
-                    'the checkpoint to resume from holds no state of the distiller; '
+                    f'the checkpoint to resume from holds no state {what}; '
                     + ADD_THE_HOOK
                 )
+        if distiller is not None:
             _restore(distiller, entry, checkpoint, runner)
+        if netaug is not None:
+            _restore_netaug(netaug, entry)
         _reseed_data(runner, checkpoint)
         _tell_of_a_repeated_epoch(runner, checkpoint)
         states = [] if entry is None else entry['rng']
@@ -192,6 +195,18 @@ def _restore(distiller: Any, entry: dict, checkpoint: dict, runner: Any) -> None
         fit_optimizers(checkpoint, entry.get('parameters'), runner, model_of(runner))
         forget_logs(checkpoint, gone)
         runner.logger.warning(sentence(new, gone))
+
+
+def _restore_netaug(netaug: Any, entry: dict) -> None:
+    """Load the weights that NetAug adds."""
+    try:
+        netaug.load_state_dict(entry.get('netaug') or {})
+    except RuntimeError as error:
+        raise RuntimeError(
+            'the checkpoint to resume from was written without NetAug or with other '
+            f'factors: {" ".join(str(error).split())}'
+        ) from error
+    netaug.resume_check.is_restored = True
 
 
 def _tell_of_a_repeated_epoch(runner: Any, checkpoint: dict) -> None:

@@ -14,9 +14,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..config import is_distilled
-from ..distill import Distill, distilled_from
+from ..distill import Distill
 from ..distiller import Distiller
 from ..dry_run import eval_mode, synthetic_samples
+from ..extended import stock_class
 from ..losses.base import levels
 from .findings import Findings, told
 from .fit_report import pipeline_of
@@ -59,7 +60,7 @@ def describe(
     """
     own = [p for name, p in model.named_parameters() if not is_ours(name)]
     kind = type(model)
-    name = (distilled_from(kind) if isinstance(model, Distill) else kind).__name__
+    name = (stock_class(kind) if isinstance(model, Distill) else kind).__name__
     flops = None
     if size is None:
         findings.note(f'{name}: no GFLOPs, as the config does not tell its input size')

@@ -1,0 +1,255 @@
+"""The wider networks around a network, and one training step with one of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+from mmengine.structures import BaseDataElement
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ..extended import ADDED
+from ..nested import each
+from ..recording import unrecorded
+from ..resume_check import ResumeCheck
+from ..rng import agreed_seed
+from .blocks import add_middles, blocks_of
+from .extensions import ConvExtension, NormExtension, replaced
+from .layout import Layout
+
+
+class Augmentation(nn.Module):
+    """The extensions of a model's blocks, and the sub-networks that they allow.
+
+    Args:
+        model: The model; nothing of it is kept.
+        expand: Factors of the middle channels, each >= 1.
+        aug_weight: Factor of the sub-network's losses.
+        shared_statistics: Whether the BatchNorms of the model see what the
+            sub-networks compute, as in the authors' code.
+
+    Attributes:
+        layout: The channels that there are more of, block by block.
+        extensions: Their weights, as sub-modules under the paths of those that they
+            extend: rules of ``paramwise_cfg`` for a path mean both.
+
+    Raises:
+        ValueError: If a factor is out of range, or there is nothing to extend.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        expand: Sequence[float],
+        aug_weight: float,
+        shared_statistics: bool,
+    ) -> None:
+        super().__init__()
+        self.expand = _checked(expand)
+        if not (math.isfinite(aug_weight) and aug_weight >= 0):
+            raise ValueError(f'aug_weight must be finite and >= 0 but is {aug_weight}')
+        _check_not_recomputed(model)
+        self.aug_weight = aug_weight
+        self.shared_statistics = shared_statistics
+        self.layout = self._found(model)
+        self.extensions = nn.Module()
+        sizes = {name: group.largest for name, group in self.layout.groups.items()}
+        for path, groups in self.layout.convs.items():
+            conv: Any = model.get_submodule(path)
+            largest = [None if name is None else sizes[name] for name in groups]
+            _put(self.extensions, path, ConvExtension(conv, *largest))
+        for path, name in self.layout.norms.items():
+            norm = model.get_submodule(path)
+            _put(self.extensions, path, NormExtension(norm, sizes[name]))
+        if not aug_weight:
+            # Off means off: the optimizer and gradient clipping see nothing of it.
+            self.requires_grad_(False)
+        self.seed: int | None = None
+        self.steps = 0
+        self.resume_check = ResumeCheck()
+
+    def _found(self, model: nn.Module) -> Layout:
+        layout = Layout()
+        backbone = model._modules.get('backbone')
+        if backbone is None:
+            raise ValueError(
+                "NetAug extends the blocks of a model's backbone, but this one has "
+                f'none: {", ".join(model._modules)}'
+            )
+        names = {module: path for path, module in model.named_modules()}
+        with _as_in_training(model):
+            add_middles(layout, blocks_of(model), self.expand, names)
+        if not layout.groups:
+            reasons = '; '.join(f'{path}: {why}' for path, why in layout.left.items())
+            raise ValueError(
+                'NetAug must find a block to extend (of MobileNetV2, ResNet, '
+                f'CSPDarknet or CSPNeXt), but {type(backbone).__name__} has none: '
+                f'{reasons or "no block is of such a kind"}'
+            )
+        return layout
+
+    def sample(self) -> dict[str, float]:
+        """Factor of every group of channels in this step: the same on all ranks.
+
+        It follows from seed and step, so that no other draw disturbs it.
+        """
+        if self.seed is None:
+            self.seed = agreed_seed(next(self.parameters()).device)
+        generator = np.random.default_rng([self.seed, self.steps])
+        groups = self.layout.groups.values()
+        drawn = generator.random(len(groups))
+        return {
+            group.name: group.factors[int(share * len(group.factors))]
+            for group, share in zip(groups, drawn)
+        }
+
+    def step(
+        self, model: nn.Module, run: Any, args: tuple, kwargs: dict
+    ) -> dict[str, Any]:
+        """The losses of the model, and those of a sub-network that contains it.
+
+        Args:
+            model: The model that this is a child of.
+            run: Its stock function that returns its losses.
+            args: Its arguments: inputs, data samples.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            Log name -> loss: the stock ones unchanged, and each with ``aug_`` before
+            its name, times the weight.
+        """
+        if not self.aug_weight or not model.training:
+            return run(*args, **kwargs)
+        self.resume_check.first_step('the weights that NetAug adds', lambda: True)
+        # Heads change the samples that they are given, such as masks to tensors.
+        again = [_fresh(value) for value in (args, kwargs)]
+        losses = run(*args, **kwargs)
+        with self.widened(model, self.sample()), unrecorded():
+            augmented = run(*again[0], **again[1])
+        self.steps += 1
+        for name, value in augmented.items():
+            if 'loss' in name:
+                value = each(value, lambda x: x * self.aug_weight)
+            losses[f'aug_{name}'] = value
+        return losses
+
+    @contextmanager
+    def widened(self, model: nn.Module, factors: Mapping[str, float]) -> Iterator[None]:
+        """Make the model a wider one inside a ``with`` block.
+
+        Args:
+            model: The model that this is a child of.
+            factors: Name of a group of channels -> factor; 1 where it is not named.
+        """
+        sizes = self.layout.sizes(factors)
+        changes = self._copies(model)
+        for path, groups in self.layout.convs.items():
+            conv = model.get_submodule(path)
+            extension: Any = self.extensions.get_submodule(path)
+            ins, outs = (None if name is None else sizes[name] for name in groups)
+            changes += extension.changes(conv, ins, outs)
+        with ExitStack() as stack:
+            stack.enter_context(replaced(changes))
+            for path, name in self.layout.norms.items():
+                extension = self.extensions.get_submodule(path)
+                norm = model.get_submodule(path)
+                wider = extension.widened(norm, sizes[name], self.shared_statistics)
+                stack.enter_context(wider)
+            yield
+
+    def _copies(self, model: nn.Module) -> list:
+        """Buffers in the place of the model's, for a pass that changes them."""
+        return [
+            (module._buffers, name, buffer.clone())
+            for path, module in model.named_modules()
+            if path.partition('.')[0] not in ADDED
+            and not (self.shared_statistics and isinstance(module, _NormBase))
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Where the sampling goes on, for checkpoints."""
+        return dict(seed=self.seed, steps=self.steps)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`get_extra_state` gave."""
+        self.seed, self.steps = state['seed'], state['steps']
+
+    def summary(self) -> str:
+        """One line: the blocks, the factors and the weights."""
+        count = sum(p.numel() for p in self.parameters())
+        first, *_, last = [*self.layout.groups, *self.layout.groups]
+        return (
+            f'{len(self.layout.groups)} blocks from {first} to {last}, expanded by '
+            f'{self.expand}, {count:,} weights in training alone, weight '
+            f'{self.aug_weight:g}'
+        )
+
+
+def _checked(expand: Sequence[float]) -> tuple[float, ...]:
+    try:
+        factors = tuple(float(factor) for factor in expand)
+    except TypeError as error:
+        raise TypeError(
+            f'expand must be a list of factors but is {expand!r}'
+        ) from error
+    if not all(math.isfinite(f) and f >= 1 for f in factors) or not {*factors} - {1}:
+        raise ValueError(
+            'expand must be finite factors of at least 1, one of them larger, but is '
+            f'{factors}'
+        )
+    return factors
+
+
+def _check_not_recomputed(model: nn.Module) -> None:
+    """Refuse gradient checkpointing, which runs again when the weights are back."""
+    for path, module in model.named_modules():
+        if getattr(module, 'with_cp', False):
+            raise ValueError(
+                f'with_cp must be False with NetAug but is set in {path!r}: gradient '
+                'checkpointing computes it again in the backward pass, where it is not '
+                'wider any more'
+            )
+
+
+@contextmanager
+def _as_in_training(model: nn.Module) -> Iterator[None]:
+    """Let a backbone freeze what it freezes when training begins."""
+    flags = [(module, module.training) for module in model.modules()]
+    backbone = model._modules.get('backbone')
+    if backbone is not None:
+        backbone.train()
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def _put(root: nn.Module, path: str, leaf: nn.Module) -> None:
+    """Add a sub-module at a dotted path."""
+    *above, name = path.split('.')
+    for part in above:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root._modules[part]  # type: ignore[assignment]
+    root.add_module(name, leaf)
+
+
+def _fresh(value: Any) -> Any:
+    """Containers of data samples anew, with the tensors that they hold."""
+    if isinstance(value, BaseDataElement):
+        twin = value.clone()
+        for key, item in value.items():
+            twin.set_field(_fresh(item), key, dtype=None)
+        return twin
+    if isinstance(value, Mapping):
+        return {key: _fresh(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)) and not hasattr(value, '_fields'):
+        return type(value)(map(_fresh, value))
+    return value

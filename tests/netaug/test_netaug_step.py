@@ -1,0 +1,357 @@
+"""One step: the model's own losses, and those of the wider network."""
+
+import copy
+
+import pytest
+import torch
+from blocks_net import augmented, blocks_net
+from mmengine.registry import MODELS
+from mmengine.runner import autocast
+from torch import nn
+from torch.nn import functional as F
+
+from mmkd.config import student_config
+from mmkd.distill import Distill
+
+KINDS = ('inverted', 'basic', 'bottleneck', 'darknet', 'cspnext', 'csp')
+PICTURES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+LABELS = [1, 2, 3, 4]
+
+
+def built(**options):
+    torch.manual_seed(0)
+    model = MODELS.build(augmented(dropout=0.0, **options))
+    # Scales and offsets of 1 and 0 would hide how they are extended.
+    with torch.no_grad():
+        for _name, p in model.named_parameters():
+            if p.dim() == 1:
+                p.add_(torch.rand(p.shape, generator=torch.Generator().manual_seed(1)))
+    return model
+
+
+def stock_of(model, **options):
+    stock = MODELS.build(blocks_net(dropout=0.0, **options))
+    stock.load_state_dict(model.state_dict())
+    return stock
+
+
+def losses_of(model):
+    return model(PICTURES, LABELS, mode='loss')
+
+
+@pytest.mark.parametrize('norm', ['BN', 'GN', 'SyncBN'])
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_models_own_pass_is_the_stock_one(kind, norm):
+    model = built(kind=kind, block_norm=norm)
+    stock = stock_of(model, kind=kind, block_norm=norm)
+    ours, theirs = losses_of(model), losses_of(stock)
+    assert ours.keys() == {'loss_cls', 'aug_loss_cls'}
+    assert torch.equal(ours['loss_cls'], theirs['loss_cls'])
+    # Statistics of the wider network go nowhere.
+    states = zip(model.state_dict().values(), stock.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in states)
+    for mode in ('tensor', 'predict'):
+        one, other = (m.eval()(PICTURES, LABELS, mode=mode) for m in (model, stock))
+        assert all(torch.equal(x[0], y[0]) for x, y in zip(one, other))
+
+
+def wide(conv, extension, ins, outs):
+    """A convolution's weight at a width, put together element by element."""
+    weight = conv.weight.new_full((outs, ins, *conv.kernel_size), float('nan'))
+    weight[: conv.out_channels, : conv.weight.shape[1]] = conv.weight
+    if extension.columns is not None:
+        more = ins - conv.in_channels
+        columns = extension.columns.weight[:, :more]
+        weight[: conv.out_channels, conv.in_channels :] = columns
+    if extension.rows is not None:
+        rows = extension.rows.weight[: outs - conv.out_channels, :ins]
+        weight[conv.out_channels :] = rows
+    assert not weight.isnan().any()
+    return weight
+
+
+def normalised(x, norm, more):
+    weight = torch.cat([norm.weight, more.weight])[: x.shape[1]]
+    bias = torch.cat([norm.bias, more.bias])[: x.shape[1]]
+    if isinstance(norm, nn.GroupNorm):
+        size = norm.num_channels // norm.num_groups
+        parts = x.split(size, 1)
+        parts = [
+            (p - p.mean((1, 2, 3), True))
+            / (p.var((1, 2, 3), unbiased=False, keepdim=True) + norm.eps).sqrt()
+            for p in parts
+        ]
+        x = torch.cat(parts, 1)
+    else:
+        mean, var = x.mean((0, 2, 3), True), x.var((0, 2, 3), False, keepdim=True)
+        x = (x - mean) / (var + norm.eps).sqrt()
+    return x * weight[:, None, None] + bias[:, None, None]
+
+
+@pytest.mark.parametrize('norm', ['BN', 'GN'])
+@pytest.mark.parametrize('factor', [1, 1.6, 2.2])
+def test_a_wider_block_is_the_one_written_by_hand(factor, norm):
+    """Inverted residual: 1x1, depthwise, 1x1, added to what came in."""
+    model = built(block_norm=norm).train()
+    block = model.backbone[3]
+    extensions = model.netaug.extensions.get_submodule('backbone.3')
+    widths = {'BN': {1: 24, 1.6: 40, 2.2: 56}, 'GN': {1: 24, 1.6: 36, 2.2: 48}}
+    width = widths[norm][factor]
+    x = torch.randn(2, 8, 8, 8, requires_grad=True)
+    with model.netaug.widened(model, {'backbone.3': factor}):
+        found = block(x)
+
+    def conv(part, y, ins, outs, **options):
+        parts = getattr(block, part).conv, getattr(extensions, part).conv
+        return F.conv2d(y, wide(*parts, ins, outs), **options)
+
+    def norm_of(part, y):
+        more = getattr(extensions, part)._modules['gn' if norm == 'GN' else 'bn'].more
+        return normalised(y, getattr(block, part).norm, more)
+
+    y = norm_of('expand_conv', conv('expand_conv', x, 8, width)).relu()
+    y = conv('depthwise_conv', y, 1, width, groups=width, padding=1)
+    y = norm_of('depthwise_conv', y).relu()
+    y = conv('linear_conv', y, width, 8)
+    y = (
+        normalised(y, block.linear_conv.norm, nn.GroupNorm(1, 8))
+        if norm == 'GN'
+        else (normalised(y, block.linear_conv.norm, nn.BatchNorm2d(8)))
+    )
+    torch.testing.assert_close(found, x + y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_wider_network_is_the_one_that_is_built_so(kind):
+    """The wide model as a module of its own, with weights that it really has."""
+    model = built(kind=kind).train()
+    (name, group), *_ = model.netaug.layout.groups.items()
+    (size,) = {group.size(1.6)}
+    twin = copy.deepcopy(model)
+    for path, (ins, outs) in twin.netaug.layout.convs.items():
+        conv = model.get_submodule(path)
+        more = model.netaug.extensions.get_submodule(path)
+        width = [
+            size if g else n
+            for g, n in ((ins, conv.in_channels), (outs, conv.out_channels))
+        ]
+        groups = conv.groups if conv.groups == 1 else width[1]
+        made = nn.Conv2d(
+            *width,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            groups=groups,
+            bias=conv.bias is not None,
+        )
+        made.weight.data = wide(
+            conv, more, 1 if groups > 1 else width[0], width[1]
+        ).data
+        put(twin, path, made)
+    for path in twin.netaug.layout.norms:
+        norm = model.get_submodule(path)
+        more = model.netaug.extensions.get_submodule(path).more
+        made = nn.BatchNorm2d(size, norm.eps, norm.momentum)
+        for key in ('weight', 'bias'):
+            both = torch.cat([getattr(norm, key), getattr(more, key)])
+            getattr(made, key).data = both[:size].detach()
+        put(twin, path, made)
+    with model.netaug.widened(model, {name: 1.6}):
+        found = model.logits(PICTURES)
+    torch.testing.assert_close(found, twin.logits(PICTURES), rtol=1e-4, atol=1e-5)
+
+
+def put(model, path, module):
+    parent, _, name = path.rpartition('.')
+    setattr(model.get_submodule(parent), name, module)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_gradient_of_the_sum_is_the_sum_of_gradients(kind):
+    def gradients(*names):
+        model = built(kind=kind, aug_weight=0.5)
+        losses = losses_of(model)
+        sum(losses[name] for name in names).backward()
+        return {n: p.grad for n, p in model.named_parameters()}
+
+    both = gradients('loss_cls', 'aug_loss_cls')
+    own, wider = gradients('loss_cls'), gradients('aug_loss_cls')
+    for name, found in both.items():
+        parts = [g[name] for g in (own, wider) if g[name] is not None]
+        torch.testing.assert_close(found, sum(parts), rtol=1e-4, atol=1e-7)
+    # DistributedDataParallel waits for all of them.
+    assert all(grad is not None for grad in both.values())
+    assert any(n.startswith('netaug.') and g.any() for n, g in both.items())
+
+
+def test_the_weight_scales_the_wider_networks_losses():
+    one, half = (losses_of(built(aug_weight=w)) for w in (1.0, 0.5))
+    assert torch.equal(one['aug_loss_cls'] / 2, half['aug_loss_cls'])
+
+
+def test_sub_networks_are_leading_parts_of_the_largest():
+    model = built()
+    weights = {}
+    for factor in (1, 1.6, 2.2):
+        with model.netaug.widened(model, {'backbone.3': factor}):
+            block = model.backbone[3]
+            weights[factor] = [
+                part.conv.weight
+                for part in (block.expand_conv, block.depthwise_conv, block.linear_conv)
+            ]
+    for small, large in ((1, 1.6), (1.6, 2.2)):
+        for one, other in zip(weights[small], weights[large]):
+            outs, ins = one.shape[:2]
+            assert torch.equal(one, other[:outs, :ins])
+    own = [p.weight for p in (block.expand_conv.conv, block.linear_conv.conv)]
+    assert torch.equal(weights[1][0], own[0])
+    assert torch.equal(weights[1][2], own[1])
+
+
+def test_nothing_is_left_when_the_pass_is_over():
+    model = built()
+    before = {n: id(t) for n, t in [*model.named_parameters(), *model.named_buffers()]}
+    losses_of(model)
+    with (
+        pytest.raises(ZeroDivisionError),
+        model.netaug.widened(model, {'backbone.3': 2}),
+    ):
+        raise ZeroDivisionError
+    now = {n: id(t) for n, t in [*model.named_parameters(), *model.named_buffers()]}
+    assert now == before
+    assert model.backbone[3].depthwise_conv.conv.groups == 24
+
+
+def test_frozen_statistics_are_those_of_the_models_own_channels():
+    """norm_eval: known channels by what is known, new ones by the batch."""
+    model = built().train()
+    norm = model.backbone[3].expand_conv.norm
+    norm.running_mean.uniform_()
+    norm.eval()
+    x = torch.randn(3, 40, 4, 4)
+    with model.netaug.widened(model, {'backbone.3': 1.6}):
+        found = norm(x)
+    own = norm(x[:, :24])
+    more = model.netaug.extensions.get_submodule('backbone.3.expand_conv.bn').more
+    torch.testing.assert_close(found[:, :24], own)
+    rest = x[:, 24:]
+    mean, var = rest.mean((0, 2, 3), True), rest.var((0, 2, 3), False, keepdim=True)
+    rest = (rest - mean) / (var + norm.eps).sqrt()
+    rest = rest * more.weight[:16, None, None] + more.bias[:16, None, None]
+    torch.testing.assert_close(found[:, 24:], rest, rtol=1e-4, atol=1e-5)
+    losses_of(model)['aug_loss_cls'].backward()
+    assert all(p.grad is not None for p in model.netaug.parameters())
+
+
+def test_statistics_are_shared_where_asked():
+    apart, shared = built(), built(shared=True)
+    norms = [m.backbone[3].expand_conv.norm for m in (apart, shared)]
+    for model in (apart, shared):
+        losses_of(model)
+    assert norms[0].num_batches_tracked == 1
+    assert norms[1].num_batches_tracked == 2
+    assert not torch.equal(norms[0].running_var, norms[1].running_var)
+    # Those of the neck's or the stem's norms, too.
+    assert not torch.equal(
+        apart.backbone[1].running_mean, shared.backbone[1].running_mean
+    )
+
+
+def test_new_channels_have_statistics_of_their_own():
+    model = built(expand=(1.6,))
+    more = model.netaug.extensions.get_submodule('backbone.3.expand_conv.bn').more
+    before = more.running_mean.clone()
+    losses_of(model)
+    assert (more.running_mean != before).all()
+
+
+def test_samples_follow_from_seed_and_step():
+    model = built(kind='csp', expand=(1, 1.6, 2.2))
+    netaug = model.netaug
+    netaug.seed = 3
+    drawn = []
+    for netaug.steps in range(300):
+        torch.manual_seed(netaug.steps)  # of no consequence
+        drawn.append(netaug.sample())
+    (name,) = netaug.layout.groups
+    counts = [sum(d[name] == f for d in drawn) for f in netaug.expand]
+    assert min(counts) > 70
+    netaug.steps = 17
+    assert netaug.sample() == drawn[17]
+
+
+def test_evaluation_and_weight_0_are_stock():
+    assert losses_of(built().eval()).keys() == {'loss_cls'}
+    model = built(aug_weight=0.0)
+    assert losses_of(model).keys() == {'loss_cls'}
+    assert not any(p.requires_grad for p in model.netaug.parameters())
+
+
+def test_in_bfloat16_it_is_finite():
+    model = built()
+    with autocast(device_type='cpu', dtype=torch.bfloat16):
+        losses = losses_of(model)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_a_copy_is_a_model_of_its_own():
+    model = built()
+    twin = copy.deepcopy(model)
+    assert type(twin) is type(model)
+    assert twin.netaug is not model.netaug
+    assert torch.equal(
+        losses_of(twin)['aug_loss_cls'], losses_of(model)['aug_loss_cls']
+    )
+
+
+def test_samples_are_handed_on_as_they_came():
+    """Heads put other things into them, which the second pass must not see."""
+    from mmengine.structures import InstanceData
+
+    from mmkd.netaug.augmentation import _fresh
+
+    sample = InstanceData(metainfo=dict(img_shape=(4, 4)), inner=InstanceData(a=[1]))
+    twin = _fresh([sample])[0]
+    sample.inner.a = [2]
+    assert twin.inner.a == [1]
+    assert twin.img_shape == (4, 4)
+
+
+# With a teacher.
+HINT = dict(type='mmkd.FeatureImitationLoss', at='neck')
+
+
+def taught(student):
+    torch.manual_seed(0)
+    teacher = MODELS.build(blocks_net(width=8, dropout=0.0))
+    return Distill(student, teacher=teacher, losses=dict(loss_hint=HINT))
+
+
+def test_a_teacher_sees_the_models_own_pass():
+    plain, both = (built(aug_weight=w) for w in (0.0, 1.0))
+    plain, both = taught(plain), taught(both)
+    theirs, ours = losses_of(plain), losses_of(both)
+    assert ours.keys() == {'loss_cls', 'aug_loss_cls', 'loss_hint'}
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value)
+    sum(ours.values()).backward()
+    assert all(p.grad is not None for p in both.parameters())
+    state = both.state_dict()
+    assert not [key for key in state if 'netaug' in key or 'distiller' in key]
+    stock = MODELS.build(blocks_net(dropout=0.0))
+    stock.load_state_dict(state)
+    both.load_state_dict(stock.state_dict())
+    twin = copy.deepcopy(both)
+    assert losses_of(twin).keys() == ours.keys()
+
+
+def test_the_students_config_is_the_stock_one():
+    stock = blocks_net()
+    both = dict(
+        type='mmkd.Distill', student=augmented(), teacher='ema', losses=dict(a=HINT)
+    )
+    for model in (augmented(), both):
+        cfg = student_config(dict(model=model, custom_imports=dict(imports='mmkd')))
+        assert cfg.to_dict() == dict(model=stock)
