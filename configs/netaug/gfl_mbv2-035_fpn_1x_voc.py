@@ -1,0 +1,13 @@
+# The same on Pascal VOC 07+12.
+_base_ = '../ld/gfl_r18_fpn_1x_voc.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='MobileNetV2',
+        widen_factor=0.35,
+        out_indices=(1, 2, 4, 6),
+        norm_cfg=dict(type='BN', requires_grad=True),
+    ),
+    neck=dict(in_channels=[8, 16, 32, 112], out_channels=64),
+    bbox_head=dict(in_channels=64, feat_channels=64),
+)
