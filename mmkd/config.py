@@ -229,20 +229,6 @@ def add_default_hooks(cfg: Config) -> Config:
     return cfg
 
 
-def without_teacher(cfg: Config) -> Config:
-    """The config of the same training without the teacher; a stock one as it is.
-
-    Args:
-        cfg: Config; changed in place.
-
-    Returns:
-        The same config.
-    """
-    if is_distilled(cfg):
-        _unwrap(cfg, 'student')
-    return _cleaned(cfg)
-
-
 def student_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
     """The stock config of the student of a distillation config.
 
@@ -269,21 +255,6 @@ def student_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
         _unwrap(cfg, 'student')
     if is_augmented(cfg):
         _unwrap(cfg, 'model')
-    return _cleaned(cfg)
-
-
-def _unwrap(cfg: Config, key: str) -> None:
-    """Put the model in place of what extends it."""
-    preprocessor = cfg.model.get('data_preprocessor')
-    cfg.model = cfg.model[key]
-    # `init_model` does not hand over the top-level one, as the Runner does.
-    preprocessor = preprocessor or cfg.get('data_preprocessor')
-    if preprocessor and not cfg.model.get('data_preprocessor'):
-        cfg.model.data_preprocessor = preprocessor
-
-
-def _cleaned(cfg: Config) -> Config:
-    """Without hooks of ours, nor what imports them where nothing needs it."""
     hooks = cfg.get('default_hooks', {})
     for name, hook in list(hooks.items()):
         if name == 'checkpoint' and is_ours(hook):
@@ -297,6 +268,16 @@ def _cleaned(cfg: Config) -> Config:
     if not names_mmkd(cfg.to_dict()):
         _drop_import(cfg)
     return cfg
+
+
+def _unwrap(cfg: Config, key: str) -> None:
+    """Put the model in place of what extends it."""
+    preprocessor = cfg.model.get('data_preprocessor')
+    cfg.model = cfg.model[key]
+    # `init_model` does not hand over the top-level one, as the Runner does.
+    preprocessor = preprocessor or cfg.get('data_preprocessor')
+    if preprocessor and not cfg.model.get('data_preprocessor'):
+        cfg.model.data_preprocessor = preprocessor
 
 
 def without_run(cfg: Config) -> Config:

@@ -15,7 +15,8 @@ def is_distilled(cfg: Config) -> bool:
 
 def is_augmented(cfg: Config) -> bool:
     """Whether the model of a config, or its student, is trained by NetAug."""
-    model = cfg.model.student if is_distilled(cfg) else cfg.model
+    model = cfg.get('model') or {}
+    model = model.get('student', model) if is_distilled(cfg) else model
     return type_name(model) == 'mmkd.NetAug'
 
 

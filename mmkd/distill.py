@@ -106,7 +106,9 @@ class Distill(Extended):
                     'losses must be a dict of log name -> loss config but is a '
                     f'{type(losses).__name__}'
                 )
-            scope = student.get('_scope_') if isinstance(student, Mapping) else None
+            scope = None
+            if isinstance(student, Mapping):  # NetAug's is that of its model
+                scope = {**(student.get('model') or {}), **student}.get('_scope_')
             self.add(self._distiller(teacher, scope, losses, init_from_teacher))
         self._has_inherited = False
         name = stock_class(type(self)).__name__

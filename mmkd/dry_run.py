@@ -132,7 +132,7 @@ def _run(
     with_grad: bool = False,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> DryRun:
-    inputs = _pictures(model, size).contiguous(memory_format=memory_format)
+    inputs = pictures(model, size).contiguous(memory_format=memory_format)
     # A frozen network, the teacher, never checkpoints whatever its config says.
     checkpointed = any(p.requires_grad for p in model.parameters()) and any(
         getattr(module, 'with_cp', False) for module in model.modules()
@@ -159,7 +159,8 @@ def _run(
     return DryRun(ran, f'{names} did not run in the forward pass', idle)
 
 
-def _pictures(model: nn.Module, size: int) -> torch.Tensor:
+def pictures(model: nn.Module, size: int) -> torch.Tensor:
+    """Two pictures of noise as a model takes them, (2, channels, size, size)."""
     parameter = next(model.parameters(), torch.zeros(()))
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     channels = 3 if mean is None else max(mean.numel(), 1)

@@ -87,8 +87,11 @@ class Extended(_Base):
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
         # A class made at run time cannot be found by name.
-        mixin, stock = type(self).__bases__
-        return _empty, (mixin, stock), self.__dict__.copy()
+        mixins, made = [], type(self)
+        while issubclass(made, Extended):
+            mixin, made = made.__bases__
+            mixins.append(mixin)
+        return _empty, (mixins, made), self.__dict__.copy()
 
 
 @functools.cache
@@ -127,8 +130,24 @@ def extended_class(mixin: Any, stock: Any) -> type:
 
 
 def stock_class(model_class: type) -> type:
-    """The class that an extended one was made of."""
-    return model_class.__bases__[1]
+    """The class of the stock model that one is extended from; a stock one itself."""
+    while issubclass(model_class, Extended):
+        model_class = model_class.__bases__[1]
+    return model_class
+
+
+@contextmanager
+def own_pass_alone(model: Any) -> Iterator[None]:
+    """Let a model's step be that of no wider network inside a ``with`` block."""
+    netaug = model._modules.get('netaug')
+    weight = getattr(netaug, 'aug_weight', 0.0)
+    try:
+        if netaug is not None:
+            netaug.aug_weight = 0.0
+        yield
+    finally:
+        if netaug is not None:
+            netaug.aug_weight = weight
 
 
 def build_stock(model: Any, name: str, data_preprocessor: Any) -> nn.Module:
@@ -155,9 +174,10 @@ def build_stock(model: Any, name: str, data_preprocessor: Any) -> nn.Module:
     return ROOT_MODELS.build(cfg)
 
 
-def _empty(mixin: type, stock: type) -> Any:
-    made = extended_class(mixin, stock)
-    return object.__new__(made)
+def _empty(mixins: list[type], stock: type) -> Any:
+    for mixin in reversed(mixins):
+        stock = extended_class(mixin, stock)  # type: ignore[arg-type]
+    return object.__new__(stock)
 
 
 def _drop_added(

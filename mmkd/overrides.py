@@ -7,10 +7,13 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .config import is_distilled, teacher_options
+from .config import is_augmented, is_distilled, teacher_options
 
-#: Keys under `model` that a distilled model has itself; others are the student's.
-_OWN_KEYS = {'type', 'student', 'teacher', 'losses', '_delete_', '_scope_'}
+#: Keys that a distilled model has itself, and NetAug; others are the stock model's.
+_OWN_KEYS = {
+    'student': {'type', 'student', 'teacher', 'losses', '_delete_', '_scope_'},
+    'model': {'type', 'model', 'expand', 'width', 'aug_weight', 'shared_statistics'},
+}
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> Config:
@@ -36,8 +39,8 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> Config:
          'teacher': {'config': 'a.py', 'device': 'cpu'}}
     """
     options = dict(options)
+    options = {_students(cfg, key): value for key, value in options.items()}
     if is_distilled(cfg):
-        options = {_students(cfg, key): value for key, value in options.items()}
         teacher = cfg.model.get('teacher')
         if any(key.startswith('model.teacher.') for key in options):
             cfg.model.teacher = teacher_options(teacher)
@@ -73,9 +76,15 @@ def use_data_root(cfg: Config, root: str | None) -> Config:
 def _students(cfg: Config, key: str) -> str:
     prefix, _, rest = key.partition('.')
     name = rest.partition('.')[0]
-    if prefix != 'model' or not rest or name in _OWN_KEYS or name in cfg.model:
+    if prefix != 'model' or not rest:
         return key
-    return f'model.student.{rest}'
+    path, model = 'model', cfg.model
+    layers = (('student', is_distilled(cfg)), ('model', is_augmented(cfg)))
+    for inner in (inner for inner, has in layers if has):
+        if name in _OWN_KEYS[inner] or name in model:
+            break
+        path, model = f'{path}.{inner}', model[inner]
+    return f'{path}.{rest}'
 
 
 def _move_all(cfg: Config, old: str, new: str) -> None:

@@ -18,6 +18,7 @@ from .base_teacher import BaseTeacher
 from .batch import Batch
 from .config import own_kind, teacher_options
 from .dry_run import DryRun, dry_run
+from .extended import ADDED
 from .pruning import Reads
 from .taps import Tap, resolve
 from .teacher import Teacher
@@ -218,4 +219,6 @@ def own_teacher(teacher: Any, student: nn.Module, stock: type) -> Any:
         return SelfTeacher(student)
     twin: Any = copy.deepcopy(student)
     twin.__class__ = stock
+    for name in ADDED:  # what trains beside the student does not predict
+        twin._modules.pop(name, None)
     return AveragedTeacher(twin, options[kind])

@@ -244,7 +244,7 @@ def resolve(model: nn.Module, path: str) -> nn.Module:
         children = {k: v for k, v in module._modules.items() if v is not None}
         if name not in children:
             # A distilled model is known to the user by its stock class.
-            name_of_model = type(model).__name__.partition('[')[2].rstrip(']')
+            name_of_model = type(model).__name__.rpartition('[')[2].rstrip(']')
             where = '.'.join(walked) or name_of_model or type(model).__name__
             hint = nearest(name, children, '.'.join([*walked, '']))
             names = ', '.join(children) or 'no sub-modules'

@@ -23,7 +23,6 @@ from .config import (
     student_config,
     teacher_options,
     without_run,
-    without_teacher,
 )
 from .fileio import replacing
 from .overrides import merge_options, use_data_root
@@ -68,7 +67,7 @@ def train_config(
     if cache and distill:
         _use_cache(cfg, cache)
     if not distill:
-        cfg = without_teacher(cfg)
+        cfg = student_config(cfg)
         name = f'{name}_no-distill'
     add_default_hooks(cfg)
     use_data_root(cfg, os.environ.get('MMKD_DATA'))

@@ -112,3 +112,19 @@ def test_the_folder_of_all_data_sets():
 @pytest.mark.parametrize('root', [None, ''])
 def test_no_folder_changes_nothing(root):
     assert use_data_root(stock(), root).to_dict() == stock().to_dict()
+
+
+@pytest.mark.parametrize('taught', [False, True])
+def test_options_reach_the_model_of_a_netaug(taught):
+    stock = dict(type='GFL', backbone=dict(depth=50), test_cfg=dict(score_thr=0.05))
+    model = dict(type='mmkd.NetAug', model=stock, aug_weight=1.0)
+    if taught:
+        model = dict(type='mmkd.Distill', student=model, teacher='a.py', losses={})
+    cfg = Config(dict(model=model))
+    options = {'model.backbone.depth': 18, 'model.test_cfg.score_thr': 0.5}
+    merge_options(cfg, {**options, 'model.expand': (1, 2), 'model.aug_weight': 0.5})
+    own = cfg.model.student if taught else cfg.model
+    assert own.model.backbone.depth == 18
+    assert own.model.test_cfg.score_thr == 0.5
+    assert (own.aug_weight, tuple(own.expand)) == (0.5, (1, 2))
+    assert own.keys() == {'type', 'model', 'aug_weight', 'expand'}

@@ -255,13 +255,13 @@ def _with_live_teacher(cfg: Config) -> Config:
 def _model(cfg: Config) -> Any:
     model: Any = MODELS.build(cfg.model)
     model.train()
-    for module in model.modules():
-        # Batches of one image; what the student predicts does not matter.
-        if isinstance(module, _BatchNorm):
-            module.eval()
-    distiller = model.distiller
-    # The student's own step, without terms.
-    distiller.factors = dict.fromkeys(distiller.factors, 0.0)
+    # Batches of one image; what the student predicts does not matter.
+    for norm in (m for m in model.modules() if isinstance(m, _BatchNorm)):
+        norm.eval()
+    # The student's own step, without terms and wider networks.
+    model.distiller.factors = dict.fromkeys(model.distiller.factors, 0.0)
+    if hasattr(model, 'netaug'):
+        model.netaug.aug_weight = 0.0
     return model
 
 

@@ -160,14 +160,15 @@ def _to_be_built(cfg: Config) -> Config:
 
 
 def _student_alone(cfg: Any) -> Any:
-    """The student's config of a distillation config: inferencers need no teacher."""
-    model: Any = cfg.get('model') or {}
-    if 'student' not in model or not str(model.get('type', '')).startswith('mmkd.'):
-        return cfg
-    cfg = copy.deepcopy(cfg)
-    cfg.model = cfg.model.student
-    if model.get('data_preprocessor') and not cfg.model.get('data_preprocessor'):
-        cfg.model.data_preprocessor = model.data_preprocessor
+    """The stock model's config of one that is extended for training alone."""
+    for key in ('student', 'model'):  # around a teacher's student, around NetAug's
+        model: Any = cfg.get('model') or {}
+        if key not in model or not str(model.get('type', '')).startswith('mmkd.'):
+            continue
+        cfg = copy.deepcopy(cfg)
+        cfg.model = cfg.model[key]
+        if model.get('data_preprocessor') and not cfg.model.get('data_preprocessor'):
+            cfg.model.data_preprocessor = model.data_preprocessor
     return cfg
 
 

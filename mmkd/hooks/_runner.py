@@ -34,8 +34,13 @@ def distiller_of(runner: Any) -> Distiller | None:
 
 def netaug_of(runner: Any) -> nn.Module | None:
     """What NetAug adds to a runner's model, or to a part of it; ``None`` elsewhere."""
+    return getattr(augmented_of(runner), 'netaug', None)
+
+
+def augmented_of(runner: Any) -> nn.Module | None:
+    """A runner's model, or the part of it, that NetAug adds to; or ``None``."""
     modules = model_of(runner).modules()
-    return next((m._modules['netaug'] for m in modules if 'netaug' in m._modules), None)
+    return next((m for m in modules if 'netaug' in m._modules), None)
 
 
 def is_iteration_based(runner: Any) -> bool:

@@ -154,8 +154,7 @@ class DistillerStateHook(Hook):
                 )
         if distiller is not None:
             _restore(distiller, entry, checkpoint, runner)
-        if netaug is not None:
-            _restore_netaug(netaug, entry)
+        _restore_netaug(netaug, entry or {})
         _reseed_data(runner, checkpoint)
         _tell_of_a_repeated_epoch(runner, checkpoint)
         states = [] if entry is None else entry['rng']
@@ -199,6 +198,13 @@ def _restore(distiller: Any, entry: dict, checkpoint: dict, runner: Any) -> None
 
 def _restore_netaug(netaug: Any, entry: dict) -> None:
     """Load the weights that NetAug adds."""
+    if netaug is None:
+        if entry.get('netaug'):
+            raise RuntimeError(
+                'the checkpoint to resume from was written with NetAug, whose weights '
+                'the optimizer knows; resume with it, or start anew with load_from'
+            )
+        return
     try:
         netaug.load_state_dict(entry.get('netaug') or {})
     except RuntimeError as error:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmengine.logging import print_log
 from torch import nn
+from torch.optim import Optimizer
 
 from ..distill import Distill
 from ..extended import Extended, build_stock
 from ..registry import MODELS
 from ..rng import preserved_rng
 from .augmentation import Augmentation
+from .sorting import sort_channels
 
 __all__ = ['NetAug']
 
@@ -41,6 +43,11 @@ class NetAug(Extended):
             MobileNetV2, ResNet, CSPDarknet or CSPNeXt.
         expand: Factors of the channels in the middle of a block, which each block
             draws from in every step.
+        width: Factors of the channels between blocks, such as (1, 1.8, 2.6), for
+            backbones of MobileNetV2 and ResNet: of the stem, of what blocks yield, of
+            the last convolution, with the convolutions behind the backbone that read
+            them; blocks with a shortcut yield as many as they read. In the first
+            half of the training, as the authors do; ``None`` for never.
         aug_weight: Factor of the wider network's losses; with 0 the training is the
             stock one bit for bit.
         shared_statistics: Whether the model's BatchNorms keep the running statistics
@@ -71,6 +78,7 @@ class NetAug(Extended):
         cls,
         model: Mapping[str, Any] | nn.Module,
         expand: Sequence[float] = (1, 1.6, 2.2, 2.8),
+        width: Sequence[float] | None = None,
         aug_weight: float = 1.0,
         shared_statistics: bool = False,
         data_preprocessor: Any = None,
@@ -89,6 +97,7 @@ class NetAug(Extended):
         self,
         model: Mapping[str, Any] | nn.Module,
         expand: Sequence[float] = (1, 1.6, 2.2, 2.8),
+        width: Sequence[float] | None = None,
         aug_weight: float = 1.0,
         shared_statistics: bool = False,
         data_preprocessor: Any = None,
@@ -96,7 +105,7 @@ class NetAug(Extended):
         # The stock __init__ has run in __new__. Whatever follows must not move the
         # random state: training with weight 0 is stock training.
         with preserved_rng():
-            self.add(Augmentation(self, expand, aug_weight, shared_statistics))
+            self.add(Augmentation(self, expand, width, aug_weight, shared_statistics))
         print_log(f'mmkd: NetAug of {self.netaug.summary()}', logger='current')
 
     def training_step(self, run: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -108,5 +117,13 @@ class NetAug(Extended):
             return self.netaug.step(self, run, args, kwargs)
         finally:
             self._is_stepping = False
+
+    def sort_channels(self, optimizers: Iterable[Optimizer] = ()) -> None:
+        """Sort the middle channels; see :func:`mmkd.netaug.sorting.sort_channels`.
+
+        Args:
+            optimizers: Whose moments go with the weights.
+        """
+        sort_channels(self, self.netaug.extensions, self.netaug.layout, optimizers)
 
     _is_stepping = False

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+from mmengine.logging import MessageHub
 from mmengine.structures import BaseDataElement
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from ..extended import ADDED
 from ..nested import each
@@ -20,6 +22,7 @@ from ..rng import agreed_seed
 from .blocks import add_middles, blocks_of
 from .extensions import ConvExtension, NormExtension, replaced
 from .layout import Layout
+from .stream import add_stream, exercise
 
 
 class Augmentation(nn.Module):
@@ -28,6 +31,7 @@ class Augmentation(nn.Module):
     Args:
         model: The model; nothing of it is kept.
         expand: Factors of the middle channels, each >= 1.
+        width: Factors of the channels between blocks, or ``None``.
         aug_weight: Factor of the sub-network's losses.
         shared_statistics: Whether the BatchNorms of the model see what the
             sub-networks compute, as in the authors' code.
@@ -45,11 +49,13 @@ class Augmentation(nn.Module):
         self,
         model: nn.Module,
         expand: Sequence[float],
+        width: Sequence[float] | None,
         aug_weight: float,
         shared_statistics: bool,
     ) -> None:
         super().__init__()
-        self.expand = _checked(expand)
+        self.expand = _checked('expand', expand)
+        self.width = None if width is None else _checked('width', width)
         if not (math.isfinite(aug_weight) and aug_weight >= 0):
             raise ValueError(f'aug_weight must be finite and >= 0 but is {aug_weight}')
         _check_not_recomputed(model)
@@ -65,12 +71,15 @@ class Augmentation(nn.Module):
         for path, name in self.layout.norms.items():
             norm = model.get_submodule(path)
             _put(self.extensions, path, NormExtension(norm, sizes[name]))
+        if self.width is not None:
+            self._check_readers(model)
         if not aug_weight:
             # Off means off: the optimizer and gradient clipping see nothing of it.
             self.requires_grad_(False)
         self.seed: int | None = None
         self.steps = 0
         self.resume_check = ResumeCheck()
+        self._is_checked = False
 
     def _found(self, model: nn.Module) -> Layout:
         layout = Layout()
@@ -82,7 +91,10 @@ class Augmentation(nn.Module):
             )
         names = {module: path for path, module in model.named_modules()}
         with _as_in_training(model):
-            add_middles(layout, blocks_of(model), self.expand, names)
+            blocks = blocks_of(model)
+            add_middles(layout, blocks, self.expand, names)
+            if self.width is not None:
+                add_stream(layout, model, blocks, self.width, names)
         if not layout.groups:
             reasons = '; '.join(f'{path}: {why}' for path, why in layout.left.items())
             raise ValueError(
@@ -92,20 +104,47 @@ class Augmentation(nn.Module):
             )
         return layout
 
+    def _check_readers(self, model: nn.Module) -> None:
+        """Refuse a neck or a head that cannot read a wider backbone."""
+        plain = exercise(model)
+        largest = {g.name: max(g.factors) for g in self.layout.groups.values()}
+        with self.widened(model, largest):
+            failure = exercise(model)
+        if failure != plain:
+            raise ValueError(
+                'width must be None where something else than a convolution reads the '
+                f'maps of the backbone, such as a concatenation: {failure}'
+            )
+
     def sample(self) -> dict[str, float]:
         """Factor of every group of channels in this step: the same on all ranks.
 
-        It follows from seed and step, so that no other draw disturbs it.
+        It follows from seed and step, so that no other draw disturbs it. In the second
+        half of the training only the middle channels are more.
         """
         if self.seed is None:
             self.seed = agreed_seed(next(self.parameters()).device)
         generator = np.random.default_rng([self.seed, self.steps])
         groups = self.layout.groups.values()
         drawn = generator.random(len(groups))
-        return {
+        factors = {
             group.name: group.factors[int(share * len(group.factors))]
             for group, share in zip(groups, drawn)
         }
+        if not self.is_widening:
+            # Blocks have the names of their middle channels' groups.
+            factors = {
+                name: 1.0 if name in self.layout.stream else factor
+                for name, factor in factors.items()
+            }
+        return factors
+
+    @property
+    def is_widening(self) -> bool:
+        """Whether the channels between blocks are more, too, at this time."""
+        hub = MessageHub.get_current_instance()
+        done, all_of_it = hub.get_info('iter') or 0, hub.get_info('max_iters')
+        return self.width is not None and not (all_of_it and 2 * done >= all_of_it)
 
     def step(
         self, model: nn.Module, run: Any, args: tuple, kwargs: dict
@@ -124,6 +163,9 @@ class Augmentation(nn.Module):
         """
         if not self.aug_weight or not model.training:
             return run(*args, **kwargs)
+        if not self._is_checked:  # what a Runner does to a model that is built
+            _check_not_recomputed(model)
+            self._is_checked = True
         self.resume_check.first_step('the weights that NetAug adds', lambda: True)
         # Heads change the samples that they are given, such as masks to tensors.
         again = [_fresh(value) for value in (args, kwargs)]
@@ -152,25 +194,45 @@ class Augmentation(nn.Module):
             extension: Any = self.extensions.get_submodule(path)
             ins, outs = (None if name is None else sizes[name] for name in groups)
             changes += extension.changes(conv, ins, outs)
+        norms: dict[str, Any] = {
+            path: model.get_submodule(path)
+            for path in [*self.layout.norms, *self.layout.behind]
+        }
+        keeps = {path: self._keeps(norm) for path, norm in norms.items()}
+        # Frozen statistics are of other maps.
+        frozen = [norm for norm in norms.values() if isinstance(norm, _BatchNorm)]
+        changes += [(vars(norm), 'training', True) for norm in frozen]
         with ExitStack() as stack:
             stack.enter_context(replaced(changes))
             for path, name in self.layout.norms.items():
                 extension = self.extensions.get_submodule(path)
-                norm = model.get_submodule(path)
-                wider = extension.widened(norm, sizes[name], self.shared_statistics)
+                wider = extension.widened(norms[path], sizes[name], keeps[path])
                 stack.enter_context(wider)
             yield
 
+    def _keeps(self, module: nn.Module) -> bool:
+        """Whether what a module counts is of both passes."""
+        is_norm = isinstance(module, _NormBase)
+        return self.shared_statistics and is_norm and module.training
+
     def _copies(self, model: nn.Module) -> list:
-        """Buffers in the place of the model's, for a pass that changes them."""
-        return [
-            (module._buffers, name, buffer.clone())
-            for path, module in model.named_modules()
-            if path.partition('.')[0] not in ADDED
-            and not (self.shared_statistics and isinstance(module, _NormBase))
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
+        """What a pass may change in the model: copies in the place of it."""
+        changes: list = []
+        for path, module in model.named_modules():
+            if path.partition('.')[0] in ADDED or self._keeps(module):
+                continue
+            changes += [
+                (module._buffers, name, buffer.clone())
+                for name, buffer in module._buffers.items()
+                if buffer is not None
+            ]
+            # Counters, and lists that heads add to.
+            changes += [
+                (vars(module), name, copy.copy(value))
+                for name, value in vars(module).items()
+                if type(value) in (int, float, list)
+            ]
+        return changes
 
     def get_extra_state(self) -> dict[str, Any]:
         """Where the sampling goes on, for checkpoints."""
@@ -183,37 +245,44 @@ class Augmentation(nn.Module):
     def summary(self) -> str:
         """One line: the blocks, the factors and the weights."""
         count = sum(p.numel() for p in self.parameters())
-        first, *_, last = [*self.layout.groups, *self.layout.groups]
+        blocks = [name for name in self.layout.groups if name not in self.layout.stream]
+        told = '' if self.width is None else f'what is between them by {self.width}, '
         return (
-            f'{len(self.layout.groups)} blocks from {first} to {last}, expanded by '
-            f'{self.expand}, {count:,} weights in training alone, weight '
+            f'{len(blocks)} blocks from {blocks[0]} to {blocks[-1]}, expanded by '
+            f'{self.expand}, {told}{count:,} weights in training alone, weight '
             f'{self.aug_weight:g}'
         )
 
 
-def _checked(expand: Sequence[float]) -> tuple[float, ...]:
+def _checked(name: str, given: Sequence[float]) -> tuple[float, ...]:
     try:
-        factors = tuple(float(factor) for factor in expand)
+        factors = tuple(float(factor) for factor in given)
     except TypeError as error:
-        raise TypeError(
-            f'expand must be a list of factors but is {expand!r}'
-        ) from error
+        raise TypeError(f'{name} must be a list of factors but is {given!r}') from error
     if not all(math.isfinite(f) and f >= 1 for f in factors) or not {*factors} - {1}:
         raise ValueError(
-            'expand must be finite factors of at least 1, one of them larger, but is '
+            f'{name} must be finite factors of at least 1, one of them larger, but is '
             f'{factors}'
         )
     return factors
 
 
 def _check_not_recomputed(model: nn.Module) -> None:
-    """Refuse gradient checkpointing, which runs again when the weights are back."""
+    """Refuse what computes with weights at other times than the pass itself."""
     for path, module in model.named_modules():
-        if getattr(module, 'with_cp', False):
+        # MMEngine's own replaces a module's method.
+        code = getattr(vars(module).get('forward'), '__code__', None)
+        is_replaced = 'activation_checkpointing' in getattr(code, 'co_filename', '')
+        if getattr(module, 'with_cp', False) or is_replaced:
             raise ValueError(
-                f'with_cp must be False with NetAug but is set in {path!r}: gradient '
-                'checkpointing computes it again in the backward pass, where it is not '
-                'wider any more'
+                'with_cp must be False with NetAug, and activation_checkpointing None, '
+                f'but {path!r} is checkpointed: it is computed again in the backward '
+                'pass, where it is not wider any more'
+            )
+        if getattr(module, 'efficient_conv_bn_eval_forward', None) is not None:
+            raise ValueError(
+                'efficient_conv_bn_eval must be None with NetAug but is set for '
+                f'{path!r}: it computes with the weights of a fixed width'
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .layout import Group, Layout, units
+from .layout import Group, Layout, channels_of, units
 
 #: A convolution and the normalisation behind it.
 Pair = tuple[Any, Any]
@@ -43,6 +43,10 @@ class Block:
                 return f'{type(conv).__name__} is no plain convolution'
             if not isinstance(norm, (_BatchNorm, nn.GroupNorm, type(None))):
                 return f'{type(norm).__name__} is neither BatchNorm nor GroupNorm'
+            if norm is not None and channels_of(norm) != conv.out_channels:
+                return f'a {type(norm).__name__} is not behind its convolution'
+        if unknown := self._unknown():
+            return f'its {unknown} is not known'
         if self.pairs[-1][0].groups != 1:
             return 'its last convolution has groups'
         channels = self.inner[0][0].out_channels
@@ -56,6 +60,15 @@ class Block:
             return 'it has plugins'
         if any(not p.requires_grad for c, _ in self.pairs for p in c.parameters()):
             return 'it is frozen'
+        return None
+
+    def _unknown(self) -> str | None:
+        """Name of a convolution or a normalisation beside those that are known."""
+        known = {module for pair in self.pairs for module in pair}
+        kinds = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+        for name, child in self.module._modules.items():
+            if isinstance(child, kinds) and child not in known and name != 'downsample':
+                return name
         return None
 
 
@@ -73,7 +86,7 @@ def blocks_of(model: nn.Module, within: str = 'backbone') -> list[Block]:
     part = model.get_submodule(within)
     found = []
     for name, module in part.named_modules(prefix=within):
-        pairs = _chain(module)
+        pairs = [] if module is part else _chain(module)
         if pairs:
             found.append(Block(name, module, tuple(pairs)))
     return found
@@ -111,8 +124,10 @@ def add_middles(
             ins = group.name if i else None
             outs = group.name if i < len(inner) - 1 else None
             layout.put_conv(names[conv], ins, outs)
-            if outs and norm is not None:
+            if norm is not None and outs:
                 layout.norms[names[norm]] = group.name
+            elif norm is not None:
+                layout.behind.append(names[norm])
 
 
 def _chain(block: Any) -> list[Pair]:
@@ -129,8 +144,10 @@ def _chain(block: Any) -> list[Pair]:
             (children[f'conv{i}'], getattr(block, f'norm{i}', None))
             for i in range(1, count + 1)
         ]
-    if children.keys() == {'conv1', 'conv2'}:  # of Darknet and CSPNeXt
-        return pairs_of([children['conv1'], children['conv2']])
+    numbered = [name for name in ('conv1', 'conv2', 'conv3') if name in children]
+    # Of Darknet and CSPNeXt, of DDRNet and PIDNet.
+    if len(numbered) > 1 and children.keys() - {'downsample', 'act'} == {*numbered}:
+        return pairs_of([children[name] for name in numbered])
     return []
 
 
@@ -159,8 +176,10 @@ _ORDER = ('conv', 'norm', 'act')
 
 def is_plain(conv: Any) -> bool:
     """Whether a module is a convolution of a weight and a bias, and nothing else."""
+    # Others make something else of their weight, as those that standardise it.
     return (
-        isinstance(conv, nn.Conv2d)
+        type(conv).__name__ in ('Conv2d', 'Conv2dAdaptivePadding')
+        and isinstance(conv, nn.Conv2d)
         and conv._parameters.keys() == {'weight', 'bias'}
         and not conv._buffers
         and not hasattr(conv, 'parametrizations')

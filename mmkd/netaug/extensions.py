@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from ..nested import patched
+from .layout import channels_of
 
 #: A dict of a module, such as its parameters; a key; what is put there for a while.
 Change = tuple[dict, str, Any]
@@ -98,7 +97,7 @@ class NormExtension(nn.Module):
 
     def __init__(self, norm: Any, channels: int) -> None:
         super().__init__()
-        more = channels - _channels(norm)
+        more = channels - channels_of(norm)
         options: dict[str, Any] = dict(affine=norm.affine, eps=norm.eps)
         kind: Any = nn.BatchNorm2d
         if isinstance(norm, nn.GroupNorm):
@@ -120,7 +119,7 @@ class NormExtension(nn.Module):
             channels: Its channels in the block.
             shared: Whether its running statistics see what passes.
         """
-        base = _channels(norm)
+        base = channels_of(norm)
         more = channels - base
         changes: list[Change] = []
         if norm.affine:
@@ -131,10 +130,6 @@ class NormExtension(nn.Module):
             groups = channels * norm.num_groups // base
             changes.append((vars(norm), 'num_groups', groups))
             changes.append((vars(norm), 'num_channels', channels))
-        elif not norm.training and norm.track_running_stats:
-            with replaced(changes), patched({norm: self._mixed(norm, base)}):
-                yield
-            return
         tracked = {
             name: torch.cat([norm._buffers[name], self.more._buffers[name][:more]])
             for name in _STATISTICS
@@ -152,31 +147,6 @@ class NormExtension(nn.Module):
     @property
     def _is_group(self) -> bool:
         return isinstance(self.more, nn.GroupNorm)
-
-    def _mixed(self, norm: Any, base: int) -> Any:
-        """Frozen statistics where there are any, those of the batch elsewhere."""
-        extra = self.more
-        weight, bias = norm.weight, norm.bias
-
-        def normalised(x: Tensor, of: Any, channels: slice, part: slice) -> Tensor:
-            mean, var = (of._buffers[name][channels] for name in _STATISTICS)
-            w, b = (None if value is None else value[part] for value in (weight, bias))
-            is_new, momentum = of is extra, of.momentum or 0.1
-            return F.batch_norm(x[:, part], mean, var, w, b, is_new, momentum, of.eps)
-
-        def forward(x: Tensor) -> Tensor:
-            more = x.shape[1] - base
-            parts = [normalised(x, norm, slice(None), slice(base))]
-            if more:
-                parts.append(normalised(x, extra, slice(more), slice(base, None)))
-            return torch.cat(parts, 1)
-
-        return forward
-
-
-def _channels(norm: Any) -> int:
-    is_group = isinstance(norm, nn.GroupNorm)
-    return norm.num_channels if is_group else norm.num_features
 
 
 @contextmanager

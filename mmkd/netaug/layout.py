@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class Layout:
         convs: Path of a convolution -> names of the groups that it reads and yields,
             each ``None`` where it is none.
         norms: Path of a normalisation -> name of the group.
+        behind: Paths of normalisations of as many channels as ever, behind convolutions
+            that read more.
+        stream: Names of the groups between blocks, not in the middle of one.
         left: Path of what is not extended -> why.
     """
 
@@ -65,6 +71,8 @@ class Layout:
     convs: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
     norms: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    behind: list[str] = field(default_factory=list)
+    stream: set[str] = field(default_factory=set)
 
     def put_conv(self, path: str, ins: str | None, outs: str | None) -> None:
         """Note what a convolution reads and yields, beside what is known of it."""
@@ -79,6 +87,13 @@ class Layout:
         }
 
 
+def channels_of(norm: Any) -> int:
+    """Number of channels of a BatchNorm or a GroupNorm."""
+    if isinstance(norm, nn.GroupNorm):
+        return norm.num_channels
+    return norm.num_features
+
+
 def units(pairs: Sequence[tuple]) -> int:
     """What the channels that pass some modules come in multiples of.
 
@@ -90,6 +105,6 @@ def units(pairs: Sequence[tuple]) -> int:
     for conv, norm in pairs:
         if conv is not None and conv.groups > 1:
             found.append(conv.out_channels // conv.groups)
-        if hasattr(norm, 'num_groups'):
+        if isinstance(norm, nn.GroupNorm):
             found.append(norm.num_channels // norm.num_groups)
     return math.lcm(*found)

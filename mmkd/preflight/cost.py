@@ -6,7 +6,7 @@ import copy
 import functools
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from ..extended import own_pass_alone
 from .layout import duration, table
 from .tensor_bytes import held_by, peak_bytes
 from .timing import timed
@@ -74,7 +75,7 @@ def measure_cost(
 
     def step(kind: str) -> float:
         data = copy.deepcopy(batch)
-        with _terms_on(model.distiller, kind == 'distilled'):
+        with _terms_on(model, kind == 'distilled'):
             device = next(model.parameters()).device
             run = functools.partial(model.train_step, data, optim_wrapper)
             return timed(run, device).wall
@@ -97,12 +98,15 @@ def measure_cost(
 
 
 @contextmanager
-def _terms_on(distiller: Any, on: bool) -> Iterator[None]:
+def _terms_on(model: Any, on: bool) -> Iterator[None]:
+    """With all that is added to the stock step, or without."""
+    distiller = model.distiller
     factors = dict(distiller.factors)
     if not on:
         distiller.factors.update(dict.fromkeys(factors, 0.0))
     try:
-        yield
+        with nullcontext() if on else own_pass_alone(model):
+            yield
     finally:
         distiller.factors.update(factors)
 

@@ -14,10 +14,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..config import is_distilled
-from ..distill import Distill
 from ..distiller import Distiller
 from ..dry_run import eval_mode, synthetic_samples
-from ..extended import stock_class
+from ..extended import ADDED, stock_class
 from ..losses.base import levels
 from .findings import Findings, told
 from .fit_report import pipeline_of
@@ -59,8 +58,7 @@ def describe(
         The numbers.
     """
     own = [p for name, p in model.named_parameters() if not is_ours(name)]
-    kind = type(model)
-    name = (stock_class(kind) if isinstance(model, Distill) else kind).__name__
+    name = stock_class(type(model)).__name__
     flops = None
     if size is None:
         findings.note(f'{name}: no GFLOPs, as the config does not tell its input size')
@@ -93,8 +91,8 @@ def describe_adapters(distiller: Distiller) -> Network:
 
 
 def is_ours(parameter: str) -> bool:
-    """Whether a parameter of a distilled model is the distiller's."""
-    return parameter.startswith('distiller.')
+    """Whether a parameter of a model was added to it: by a distiller, by NetAug."""
+    return parameter.partition('.')[0] in ADDED
 
 
 def first_weights(cfg: Config) -> str:

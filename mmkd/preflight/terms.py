@@ -11,6 +11,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from ..extended import own_pass_alone
 from .findings import Findings
 from .layout import table
 from .networks import is_ours
@@ -62,7 +63,7 @@ def measure_terms(model: Any, batch: Any, optim_wrapper: Any) -> list[Term]:
     """
     model.train()
     data = model.data_preprocessor(copy.deepcopy(batch), True)
-    with optim_wrapper.optim_context(model):
+    with optim_wrapper.optim_context(model), own_pass_alone(model):
         if isinstance(data, dict):
             losses = model(**data, mode='loss')
         else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..config import is_distilled
+from ..config import is_augmented, is_distilled
 
 #: Differs from run to run by necessity, or is a part of other entries.
 _LEFT_OUT = ('work_dir', 'student', 'experiment_name')
@@ -38,6 +38,10 @@ def flat_lines(cfg: Config) -> list[str]:
         wrapper = dict(plain['model'])
         plain['model'] = wrapper.pop('student')
         plain['distilled'] = wrapper
+    if 'model' in plain and is_augmented(cfg):
+        wrapper = dict(plain['model'])
+        plain['model'] = wrapper.pop('model')
+        plain['netaug'] = wrapper
     return sorted(f'{key} = {value!r}' for key, value in _flat(plain, ''))
 
 

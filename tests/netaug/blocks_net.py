@@ -51,20 +51,43 @@ class BlocksNet(ToyNet):
 
     def __init__(self, kind='inverted', block_norm='BN', **options) -> None:
         super().__init__(**options)
+        if kind == 'mobile':  # a stem, blocks with and without a shortcut
+            self.backbone = MODELS.build(
+                dict(
+                    type='mmdet.MobileNetV2',
+                    widen_factor=0.1,
+                    out_indices=(1,),
+                    norm_cfg=NORMS[block_norm],
+                )
+            )
+            for part in ('layer3', 'layer4', 'layer5', 'layer6', 'layer7', 'conv2'):
+                self.backbone.layers.remove(part)
+                delattr(self.backbone, part)
+            self.neck = nn.Conv2d(8, 8, 3, 2, 1)
+            return
         self.backbone.append(block(kind, NORMS[block_norm]))
         if kind == 'bottleneck' and block_norm == 'GN':
             self.neck = nn.Conv2d(16, 8, 3, 2, 1)
+
+    def logits(self, inputs):
+        features = self.backbone(inputs)
+        if isinstance(features, tuple):
+            (features,) = features
+        return self.head(self.neck(self.dropout(features)))
 
 
 def blocks_net(**changes) -> dict:
     return student(type='BlocksNet', **changes)
 
 
-def augmented(expand=(1, 1.6, 2.2), aug_weight=1.0, shared=False, **changes) -> dict:
+def augmented(
+    expand=(1, 1.6, 2.2), width=None, aug_weight=1.0, shared=False, **changes
+) -> dict:
     return dict(
         type='mmkd.NetAug',
         model=blocks_net(**changes),
         expand=expand,
+        width=width,
         aug_weight=aug_weight,
         shared_statistics=shared,
     )

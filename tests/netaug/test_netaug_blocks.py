@@ -94,6 +94,20 @@ def test_a_stage_with_other_convolutions_is_left_alone():
         NetAug(model)
 
 
+class Foreign(nn.Module):
+    """A block whose normalisations have names of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 8, 1)
+
+
+def test_blocks_that_are_built_otherwise_are_left_alone():
+    with pytest.raises(ValueError, match='its bn1 is not known'):
+        NetAug(Model(nn.Sequential(Foreign())))
+
+
 def test_gradient_checkpointing_is_refused():
     model = backbone('mmdet', type='ResNet', depth=18, with_cp=True)
     with pytest.raises(ValueError, match="with_cp must be False.*'backbone"):

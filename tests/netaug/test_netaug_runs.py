@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from blocks_net import augmented, blocks_net
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from toy import (
     by_iteration,
     differences,
     load,
+    make_runner,
     recorded,
     short_and_repeatable,  # noqa: F401  (a fixture)
     train,
@@ -153,3 +155,54 @@ def test_two_processes_are_one(tmp_path):
     assert alone['drawn'] == one['drawn']
     for name, weight in alone['weights'].items():
         torch.testing.assert_close(one['weights'][name], weight, rtol=1e-3, atol=1e-5)
+
+
+class Sorted:
+    """Counts how often channels are sorted."""
+
+    def __init__(self, model):
+        self.steps = []
+        stock = model.sort_channels
+
+        def sort_channels(optimizers):
+            self.steps.append(MessageHub.get_current_instance().get_info('iter') or 0)
+            assert len(optimizers) == 1
+            stock(optimizers)
+
+        model.sort_channels = sort_channels
+
+
+def wide_run(tmp_path, **changes):
+    """A run of two epochs of four iterations of a model with width."""
+    hook = dict(type='mmkd.SortChannelsHook')
+    changes = {'custom_hooks': [hook], **changes}
+    return make_runner(augmented(width=(1, 2), kind='mobile'), tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ('interval', 'steps'),
+    [(None, 1), (2, 2)],
+)
+def test_channels_are_sorted_in_the_first_half(interval, steps, tmp_path):
+    hook = dict(type='mmkd.SortChannelsHook', interval=interval)
+    runner = wide_run(tmp_path, custom_hooks=[hook])
+    counted = Sorted(runner.model)
+    runner.train()
+    assert len(counted.steps) == steps
+    stock = MODELS.build(blocks_net(kind='mobile'))
+    stock.load_state_dict(load(tmp_path / 'epoch_2.pth')['state_dict'])
+
+
+def test_sorting_needs_what_is_sorted(tmp_path):
+    hook = dict(type='mmkd.SortChannelsHook')
+    for number, model in enumerate((blocks_net(), augmented())):
+        runner = make_runner(model, tmp_path / str(number), custom_hooks=[hook])
+        with pytest.raises(
+            ValueError, match='must go with a model of type mmkd.NetAug'
+        ):
+            runner.train()
+    averaged = [hook, dict(type='EMAHook')]
+    with pytest.raises(ValueError, match='must not go with EMAHook'):
+        wide_run(tmp_path / 'ema', custom_hooks=averaged).train()
+    with pytest.raises(ValueError, match='interval must be at least 1'):
+        wide_run(tmp_path / 'i', custom_hooks=[dict(hook, interval=0)])

@@ -1,6 +1,7 @@
 """One step: the model's own losses, and those of the wider network."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -9,9 +10,11 @@ from mmengine.registry import MODELS
 from mmengine.runner import autocast
 from torch import nn
 from torch.nn import functional as F
+from wide_twin import wide, wide_twin
 
 from mmkd.config import student_config
 from mmkd.distill import Distill
+from mmkd.extended import stock_class
 
 KINDS = ('inverted', 'basic', 'bottleneck', 'darknet', 'cspnext', 'csp')
 PICTURES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(5))
@@ -53,21 +56,6 @@ def test_the_models_own_pass_is_the_stock_one(kind, norm):
     for mode in ('tensor', 'predict'):
         one, other = (m.eval()(PICTURES, LABELS, mode=mode) for m in (model, stock))
         assert all(torch.equal(x[0], y[0]) for x, y in zip(one, other))
-
-
-def wide(conv, extension, ins, outs):
-    """A convolution's weight at a width, put together element by element."""
-    weight = conv.weight.new_full((outs, ins, *conv.kernel_size), float('nan'))
-    weight[: conv.out_channels, : conv.weight.shape[1]] = conv.weight
-    if extension.columns is not None:
-        more = ins - conv.in_channels
-        columns = extension.columns.weight[:, :more]
-        weight[: conv.out_channels, conv.in_channels :] = columns
-    if extension.rows is not None:
-        rows = extension.rows.weight[: outs - conv.out_channels, :ins]
-        weight[conv.out_channels :] = rows
-    assert not weight.isnan().any()
-    return weight
 
 
 def normalised(x, norm, more):
@@ -125,45 +113,11 @@ def test_a_wider_block_is_the_one_written_by_hand(factor, norm):
 def test_a_wider_network_is_the_one_that_is_built_so(kind):
     """The wide model as a module of its own, with weights that it really has."""
     model = built(kind=kind).train()
-    (name, group), *_ = model.netaug.layout.groups.items()
-    (size,) = {group.size(1.6)}
-    twin = copy.deepcopy(model)
-    for path, (ins, outs) in twin.netaug.layout.convs.items():
-        conv = model.get_submodule(path)
-        more = model.netaug.extensions.get_submodule(path)
-        width = [
-            size if g else n
-            for g, n in ((ins, conv.in_channels), (outs, conv.out_channels))
-        ]
-        groups = conv.groups if conv.groups == 1 else width[1]
-        made = nn.Conv2d(
-            *width,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            groups=groups,
-            bias=conv.bias is not None,
-        )
-        made.weight.data = wide(
-            conv, more, 1 if groups > 1 else width[0], width[1]
-        ).data
-        put(twin, path, made)
-    for path in twin.netaug.layout.norms:
-        norm = model.get_submodule(path)
-        more = model.netaug.extensions.get_submodule(path).more
-        made = nn.BatchNorm2d(size, norm.eps, norm.momentum)
-        for key in ('weight', 'bias'):
-            both = torch.cat([getattr(norm, key), getattr(more, key)])
-            getattr(made, key).data = both[:size].detach()
-        put(twin, path, made)
+    (name,) = model.netaug.layout.groups
+    twin = wide_twin(model, {name: 1.6})
     with model.netaug.widened(model, {name: 1.6}):
         found = model.logits(PICTURES)
     torch.testing.assert_close(found, twin.logits(PICTURES), rtol=1e-4, atol=1e-5)
-
-
-def put(model, path, module):
-    parent, _, name = path.rpartition('.')
-    setattr(model.get_submodule(parent), name, module)
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -222,25 +176,64 @@ def test_nothing_is_left_when_the_pass_is_over():
     assert model.backbone[3].depthwise_conv.conv.groups == 24
 
 
-def test_frozen_statistics_are_those_of_the_models_own_channels():
-    """norm_eval: known channels by what is known, new ones by the batch."""
-    model = built().train()
-    norm = model.backbone[3].expand_conv.norm
-    norm.running_mean.uniform_()
-    norm.eval()
-    x = torch.randn(3, 40, 4, 4)
+def test_frozen_statistics_are_of_the_models_own_pass():
+    """norm_eval: the wider network's maps are others, so it takes the batch's."""
+    model, stock = built().train(), None
+    norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.running_mean.uniform_()
+        norm.eval()
+    stock = stock_of(model)
+    for module in stock.backbone.modules():
+        module.training = not isinstance(module, nn.BatchNorm2d)
+    assert torch.equal(losses_of(model)['loss_cls'], losses_of(stock)['loss_cls'])
+    outputs = []
+    block = model.backbone[3]
     with model.netaug.widened(model, {'backbone.3': 1.6}):
-        found = norm(x)
-    own = norm(x[:, :24])
-    more = model.netaug.extensions.get_submodule('backbone.3.expand_conv.bn').more
-    torch.testing.assert_close(found[:, :24], own)
-    rest = x[:, 24:]
-    mean, var = rest.mean((0, 2, 3), True), rest.var((0, 2, 3), False, keepdim=True)
-    rest = (rest - mean) / (var + norm.eps).sqrt()
-    rest = rest * more.weight[:16, None, None] + more.bias[:16, None, None]
-    torch.testing.assert_close(found[:, 24:], rest, rtol=1e-4, atol=1e-5)
+        block.linear_conv.norm.register_forward_hook(lambda *a: outputs.append(a[2]))
+        block(torch.randn(8, 8, 4, 4))
+    norm = block.linear_conv.norm
+    mean, std = outputs[0].mean((0, 2, 3)), outputs[0].std((0, 2, 3))
+    torch.testing.assert_close(mean, norm.bias, rtol=0, atol=1e-4)
+    torch.testing.assert_close(std, norm.weight.abs(), rtol=0.02, atol=0)
+    assert not any(norm.training for norm in norms)
     losses_of(model)['aug_loss_cls'].backward()
     assert all(p.grad is not None for p in model.netaug.parameters())
+
+
+class Counting(nn.Module):
+    """Keeps what it saw in a number and a list, as some heads do."""
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.history = 0, []
+
+    def forward(self, x):
+        self.count += 1
+        self.history.append(self.count)
+        return x
+
+
+def test_what_the_model_counts_is_its_own_pass():
+    model = built()
+    model.dropout = Counting()
+    losses_of(model)
+    losses_of(model)
+    assert model.dropout.count == 2
+    assert model.dropout.history == [1, 2]
+
+
+def test_what_a_runner_checkpoints_is_refused():
+    from mmengine.runner.activation_checkpointing import (
+        turn_on_activation_checkpointing,
+    )
+
+    model = built()
+    turn_on_activation_checkpointing(model, 'backbone')
+    with pytest.raises(
+        ValueError, match='activation_checkpointing None, but .backbone'
+    ):
+        losses_of(model)
 
 
 def test_statistics_are_shared_where_asked():
@@ -345,6 +338,27 @@ def test_a_teacher_sees_the_models_own_pass():
     both.load_state_dict(stock.state_dict())
     twin = copy.deepcopy(both)
     assert losses_of(twin).keys() == ours.keys()
+    assert stock_class(type(both)) is type(stock)
+
+
+def test_the_average_of_a_student_is_of_the_student_alone():
+    model = Distill(built(), teacher='ema', losses=dict(loss_hint=HINT))
+    teacher = model.distiller.teacher.model
+    assert type(teacher) is stock_class(type(model))
+    assert list(teacher.state_dict()) == list(model.state_dict())
+    losses_of(model)
+
+
+def test_it_can_be_pickled_with_a_teacher():
+    model = Distill(
+        built(),
+        teacher='self',
+        losses=dict(
+            loss_hint=dict(HINT, at='backbone', teacher_at='neck', resize='bilinear')
+        ),
+    )
+    twin = pickle.loads(pickle.dumps(model))
+    assert type(twin) is type(model)
 
 
 def test_the_students_config_is_the_stock_one():
