@@ -35,7 +35,7 @@ class Extended(_Base):
     A subclass names its child, and says what a training step is.
     """
 
-    #: Name of the child that is added, one of :data:`ADDED`.
+    #: Name of the child that is added, one of ``ADDED``.
     added: ClassVar[str]
 
     @classmethod

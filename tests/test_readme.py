@@ -163,13 +163,17 @@ def test_python_blocks_run(page, tmp_path):
 def check_config(text: str, path: Path) -> None:
     """Build a shown config, with random weights instead of the zoo's."""
     from mmengine.config import Config
-    from mmengine.registry import MODELS
+    from mmengine.registry import MODELS, DefaultScope
 
     import mmkd  # noqa: F401
 
     path.write_text(text, encoding='utf-8')
     assert len(text.strip().splitlines()) <= 12, 'the README promises a short config'
     cfg = Config.fromfile(path)
+    if 'teacher' not in cfg.model:  # wider networks in the place of one
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            assert MODELS.build(cfg.model).netaug.layout.groups
+        return
     cfg.model.teacher = dict(
         config=cfg.model.teacher, checkpoint=None, allow_random=True
     )

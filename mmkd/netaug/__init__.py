@@ -62,9 +62,11 @@ class NetAug(Extended):
         TypeError: For arguments of a wrong type.
 
     Example:
+        >>> from mmengine.registry import DefaultScope
         >>> from mmkd.config import load_config
         >>> stock = load_config('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py').model
-        >>> model = NetAug(stock)
+        >>> with DefaultScope.overwrite_default_scope('mmdet'):
+        ...     model = NetAug(stock)
         >>> type(model).__name__, next(iter(model.netaug.layout.groups))
         ('NetAug[YOLOX]', 'backbone.stage1.1.blocks.0')
         >>> any('netaug' in key for key in model.state_dict())

@@ -247,10 +247,11 @@ class Augmentation(nn.Module):
         count = sum(p.numel() for p in self.parameters())
         blocks = [name for name in self.layout.groups if name not in self.layout.stream]
         told = '' if self.width is None else f'what is between them by {self.width}, '
+        left = '; '.join(f'{path}: {why}' for path, why in self.layout.left.items())
         return (
             f'{len(blocks)} blocks from {blocks[0]} to {blocks[-1]}, expanded by '
             f'{self.expand}, {told}{count:,} weights in training alone, weight '
-            f'{self.aug_weight:g}'
+            f'{self.aug_weight:g}; left as it is: {left or "no block"}'
         )
 
 

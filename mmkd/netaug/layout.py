@@ -28,7 +28,7 @@ class Group:
     factors: tuple[float, ...]
 
     def size(self, factor: float) -> int:
-        """Number of channels at a factor, at least :attr:`channels`.
+        """Number of channels at a factor, at least ``channels``.
 
         As in the authors' code a multiple of 8 near it, here also of the unit.
 

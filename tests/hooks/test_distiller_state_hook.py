@@ -134,7 +134,8 @@ def test_the_checkpoint_holds_stock_keys_and_plain_data(tmp_path):
     saved = load(tmp_path / 'epoch_2.pth')
     assert list(saved['state_dict']) == list(stock)
     assert set(saved['distiller']) == {
-        *('state_dict', 'teacher', 'rng', 'losses', 'parameters', 'done_in_epoch')
+        *('state_dict', 'teacher', 'rng', 'losses', 'parameters', 'done_in_epoch'),
+        'netaug',
     }
     adapter = run.model.distiller.losses['loss_hint'].adapter.state_dict()
     assert {
