@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
+import torch
 from mmdet.models.dense_heads import (
     AnchorHead,
     ATSSHead,
@@ -14,8 +16,10 @@ from mmdet.models.dense_heads import (
     RPNHead,
     StageCascadeRPNHead,
 )
+from torch import Tensor
 
 from ..taps import HeadView
+from .roi_views import mean_count
 
 #: What `get_targets` returns in MMDetection 3: point-based heads, anchor-based
 #: ones, and those (ATSS, GFL, ...) that hand the anchors on. All per level.
@@ -80,3 +84,55 @@ def targets_of(view: HeadView) -> dict[str, Any]:
     if not isinstance(labels, (list, tuple)) or labels[0].is_floating_point():
         raise ValueError(f'targets of {name} have an unknown layout')
     return targets
+
+
+class DenseTargets(HeadView):
+    """The part of a dense head's view that is about its targets, one row per prior."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every prior, (rows,); ``num_classes`` stands for background."""
+        return self._target('labels')
+
+    @property
+    def label_weights(self) -> Tensor:
+        """Weight of every prior in the classification loss, (rows,); 1 in FCOS."""
+        if 'label_weights' not in targets_of(self):
+            return torch.ones_like(self.labels, dtype=torch.float32)
+        return self._target('label_weights')
+
+    @property
+    def box_targets(self) -> Tensor:
+        """Regression targets as the head's own loss takes them, (rows, 4)."""
+        return self._target('box_targets')
+
+    @property
+    def positives(self) -> Tensor:
+        """Boolean mask of the priors that are assigned to an object, (rows,)."""
+        return (self.labels >= 0) & (self.labels < self.module.num_classes)
+
+    @cached_property
+    def avg_factor(self) -> float:
+        """Averaging factor of the head's losses: its mean over ranks, at least 1."""
+        factor = targets_of(self).get('avg_factor')
+        if factor is None:  # FCOS counts its positives itself
+            factor = int(self.positives.sum())
+        return mean_count(factor, self.labels.device)
+
+    @property
+    def class_factor(self) -> float:
+        """Divisor of terms on classes: :attr:`avg_factor`."""
+        return self.avg_factor
+
+    @property
+    def box_factor(self) -> float:
+        """Divisor of terms on boxes: :attr:`avg_factor`."""
+        return self.avg_factor
+
+    def _target(self, name: str) -> Tensor:
+        values = targets_of(self)
+        if name not in values:
+            raise ValueError(f'{type(self.module).__name__} has no {name}')
+        # (N, priors) or (N, priors, 4) per level, joined over images in FCOS.
+        shape = (-1, 4) if name == 'box_targets' else (-1,)
+        return torch.cat([level.reshape(shape) for level in values[name]])

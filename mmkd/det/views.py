@@ -11,14 +11,12 @@ from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
 from ..batch import Batch
-from ..taps import HeadView
 from .box_units import BoxUnits, units_of
-from .dense_targets import obstacle_of, targets_of
-from .roi_views import mean_count
-from .rows import picked_rows, rows_of
+from .dense_targets import DenseTargets, obstacle_of
+from .rows import as_maps, picked_rows, rows_of
 
 
-class DenseHeadView(HeadView):
+class DenseHeadView(DenseTargets):
     """A dense head (RetinaNet, ATSS, GFL, FCOS, ...) in one step.
 
     The targets are the ones the head computed for its own loss; assigning
@@ -145,6 +143,16 @@ class DenseHeadView(HeadView):
     def classes_of(self, index: Tensor) -> Tensor:
         """:attr:`class_rows` of some rows, ascending: (n, C)."""
         return picked_rows(self.logits, self.module.cls_out_channels, index)
+
+    @property
+    def class_maps(self) -> list[Tensor]:
+        """:attr:`class_rows` as they lie in memory: (N, A, C, H, W) per level."""
+        width = self.module.cls_out_channels
+        return [m.unflatten(1, (-1, width)) for m in self.logits]
+
+    def as_maps(self, rows: Tensor) -> list[Tensor]:
+        """Values of rows, (rows,), beside :attr:`class_maps`: (N, A, 1, H, W)."""
+        return as_maps(rows, self.logits, self.module.cls_out_channels)
 
     @property
     def scores(self) -> Tensor:
@@ -298,51 +306,3 @@ class DenseHeadView(HeadView):
         """Prior box of every row in input pixels, (rows, 4)."""
         images = len(self.logits[0])
         return torch.cat([prior.repeat(images, 1) for prior in self.priors])
-
-    @property
-    def labels(self) -> Tensor:
-        """Class of every prior, (rows,); ``num_classes`` stands for background."""
-        return self._target('labels')
-
-    @property
-    def label_weights(self) -> Tensor:
-        """Weight of every prior in the classification loss, (rows,); 1 in FCOS."""
-        if 'label_weights' not in targets_of(self):
-            return torch.ones_like(self.labels, dtype=torch.float32)
-        return self._target('label_weights')
-
-    @property
-    def box_targets(self) -> Tensor:
-        """Regression targets as the head's own loss takes them, (rows, 4)."""
-        return self._target('box_targets')
-
-    @property
-    def positives(self) -> Tensor:
-        """Boolean mask of the priors that are assigned to an object, (rows,)."""
-        return (self.labels >= 0) & (self.labels < self.module.num_classes)
-
-    @cached_property
-    def avg_factor(self) -> float:
-        """Averaging factor of the head's losses: its mean over ranks, at least 1."""
-        factor = targets_of(self).get('avg_factor')
-        if factor is None:  # FCOS counts its positives itself
-            factor = int(self.positives.sum())
-        return mean_count(factor, self.labels.device)
-
-    @property
-    def class_factor(self) -> float:
-        """Divisor of terms on classes: :attr:`avg_factor`."""
-        return self.avg_factor
-
-    @property
-    def box_factor(self) -> float:
-        """Divisor of terms on boxes: :attr:`avg_factor`."""
-        return self.avg_factor
-
-    def _target(self, name: str) -> Tensor:
-        values = targets_of(self)
-        if name not in values:
-            raise ValueError(f'{type(self.module).__name__} has no {name}')
-        # (N, priors) or (N, priors, 4) per level, joined over images in FCOS.
-        shape = (-1, 4) if name == 'box_targets' else (-1,)
-        return torch.cat([level.reshape(shape) for level in values[name]])

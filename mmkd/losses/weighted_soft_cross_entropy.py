@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..batch import Batch
 from ..registry import MODELS
@@ -139,15 +140,69 @@ def weighted_soft_binary_cross_entropy(
     check_rows(student, weight)
     check_temperature(temperature)
     student, teacher = only_weighted(weight, student, teacher)
-    # With "background" as the positive class its weight is torch's `pos_weight`, and
-    # all is one operator: at RetinaNet's ten million logits memory and time count.
-    terms = F.binary_cross_entropy_with_logits(
-        student / -temperature,
-        (teacher.detach() / -temperature).sigmoid(),
-        pos_weight=student.new_tensor(background_weight),
-        reduction='none',
+    if weight is None:
+        weight = student.new_ones(len(student))
+    if avg_factor is None:
+        avg_factor = max(len(student), 1)
+    total = _soft_binary_sum(
+        student, teacher, weight[:, None], 1, background_weight, temperature
     )
-    return averaged_rows(terms.sum(1), weight, avg_factor)
+    return total / avg_factor
+
+
+@full_precision
+def _soft_binary_sum(student: Tensor, *others: Any) -> Tensor:
+    return _SoftBinarySum.apply(student, *others)
+
+
+def _divided(values: Tensor, by: float) -> Tensor:
+    return values if by == 1 else values / by
+
+
+class _SoftBinarySum(torch.autograd.Function):
+    """Weighted sum of soft binary cross-entropies, its gradient worked out at once.
+
+    At RetinaNet's millions of logits a graph of operators costs several times the
+    mathematics: what it keeps is one tensor, and going back is one product.
+
+    Logits have K classes on the axis ``classes``, where the weight has size 1.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        weight: Tensor,
+        classes: int,
+        background_weight: float,
+        temperature: float,
+    ) -> Tensor:
+        # The loss of a logit is p softplus(-s) + w (1 - p) softplus(s), which is
+        # w softplus(s) + p ((1 - w) softplus(s) - s), and its slope the same of
+        # sigmoid(s) and 1. In place, because fresh memory costs as much as an operator.
+        chance = torch.sigmoid(_divided(teacher, temperature))
+        scaled = _divided(student, temperature)
+        # Beyond 80 it is the identity in float64, too; torch would say so from 20 on.
+        part = F.softplus(scaled, threshold=80)
+        terms = (part * (1 - background_weight)).sub_(scaled).mul_(chance)
+        terms.add_(part, alpha=background_weight)
+        # Infinity may stand where nothing counts, and times 0 it is NaN.
+        rows = (
+            terms.sum(classes, keepdim=True).mul_(weight).masked_fill_(weight == 0, 0)
+        )
+        if ctx.needs_input_grad[0]:
+            torch.sigmoid(scaled, out=part)
+            slope = torch.mul(part, 1 - background_weight, out=terms)
+            slope.sub_(1).mul_(chance).add_(part, alpha=background_weight)
+            ctx.save_for_backward(slope, weight / temperature)
+        return rows.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        slope, weight = ctx.saved_tensors
+        return slope * (weight * gradient), None, None, None, None, None
 
 
 @MODELS.register_module()
@@ -222,13 +277,39 @@ class WeightedSoftCrossEntropyLoss(BoxHeadLoss):
     def distance(self, student: Any, teacher: Any, batch: Batch | None) -> Tensor:
         terms = []
         for ours, theirs in self.stages(student, teacher):
-            index = ours.label_weights.nonzero().squeeze(1)
-            s, t = self.logits(ours, theirs, index)
-            weight = ours.label_weights[index]
-            form = self._sigmoids if ours.is_sigmoid else self._softmax
-            value = form(s, t, weight, ours.class_factor, ours.has_background)
+            weight = ours.label_weights
+            index = weight.nonzero().squeeze(1)
+            if self._takes_maps(ours, theirs, index):
+                value = self._of_maps(ours, theirs)
+            else:
+                s, t = self.logits(ours, theirs, index)
+                form = self._sigmoids if ours.is_sigmoid else self._softmax
+                value = form(
+                    s, t, weight[index], ours.class_factor, ours.has_background
+                )
             terms.append(ours.weight * value)
         return sum(terms)  # type: ignore[return-value]
+
+    def _takes_maps(self, ours: Any, theirs: Any, index: Tensor) -> bool:
+        """Whether whole maps cost less than picking rows: where most rows count."""
+        return (
+            all(hasattr(view, 'class_maps') for view in (ours, theirs))
+            and ours.is_sigmoid
+            and not ours.has_background
+            and self._class_map is None
+            and 2 * len(index) > len(ours.label_weights)
+        )
+
+    def _of_maps(self, ours: Any, theirs: Any) -> Tensor:
+        """:func:`weighted_soft_binary_cross_entropy` of all rows, without a copy."""
+        levels = zip(
+            ours.class_maps, theirs.class_maps, ours.as_maps(ours.label_weights)
+        )
+        totals = [
+            _soft_binary_sum(s, t, weight, 2, self.background_weight, self.temperature)
+            for s, t, weight in levels
+        ]
+        return torch.stack(totals).sum() / ours.class_factor
 
     def _softmax(
         self, student: Tensor, teacher: Tensor, weight: Tensor, factor: float, *_: Any

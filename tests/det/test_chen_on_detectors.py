@@ -491,6 +491,25 @@ def test_one_stage_anchor_heads_take_the_same_terms():
     )
 
 
+def test_whole_maps_and_picked_rows_give_the_same_term_and_gradient(monkeypatch):
+    teacher, seen = retinanet(24, seed=2), []
+    terms = dict(loss_soft=dict(type=SOFT, at='bbox_head', temperature=2.0))
+    model = distilled(retinanet(seed=1), teacher, terms).train()
+    loss, of_maps = model.distiller.losses['loss_soft'], []
+    monkeypatch.setattr(
+        loss, '_of_maps', lambda *a: of_maps.append(1) or type(loss)._of_maps(loss, *a)
+    )
+    for whole in (True, False):
+        if not whole:
+            monkeypatch.setattr(loss, '_takes_maps', lambda *_: False)
+        value = losses_of(model, batch())['loss_soft']
+        weights = [p for p in model.bbox_head.parameters() if p.requires_grad]
+        slopes = torch.autograd.grad(value, weights, allow_unused=True)
+        seen.append([value, *[s for s in slopes if s is not None]])
+    assert of_maps == [1]
+    torch.testing.assert_close(*seen)
+
+
 def test_a_one_stage_teacher_of_other_classes_is_mapped():
     terms = dict(loss_soft=dict(type=SOFT, at='bbox_head', teacher_classes=[4, 0, 2]))
     teacher = retinanet(24, seed=2, classes=5)

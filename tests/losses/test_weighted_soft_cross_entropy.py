@@ -112,6 +112,29 @@ def test_the_binary_form_equals_the_formula(
     assert actual.item() == pytest.approx(expected, rel=1e-9)
 
 
+def test_the_gradient_of_the_binary_form_is_that_of_torchs_operator():
+    """Also beyond where a softplus is taken for the identity, and at weight 0."""
+    torch.manual_seed(2)
+    s, t = torch.randn(2, 40, 3, dtype=torch.float64) * 30
+    s[0], s[1] = torch.inf, -torch.inf
+    weight = torch.rand(40, dtype=torch.float64)
+    weight[:2] = 0
+    s.requires_grad_()
+    value = weighted_soft_binary_cross_entropy(s, t, 1.7, 3.0, weight, 5.0)
+    (slope,) = torch.autograd.grad(value, s)
+    expected = F.binary_cross_entropy_with_logits(
+        -s[2:] / 3,
+        (-t[2:] / 3).sigmoid(),
+        weight[2:, None],
+        reduction='sum',
+        pos_weight=torch.tensor(1.7, dtype=torch.float64),
+    )
+    torch.testing.assert_close(value, expected / 5)
+    (expected,) = torch.autograd.grad(expected / 5, s)
+    torch.testing.assert_close(slope[2:], expected[2:])
+    assert not slope[:2].any()
+
+
 def test_one_logit_is_two_of_which_one_is_zero():
     s, t, weight = rows((7,), True)
     pairs = (torch.stack([x, torch.zeros_like(x)], 1) for x in (s, t))
