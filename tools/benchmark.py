@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure what a training step with a teacher costs.
+"""Measure what a training step with a teacher, or with NetAug, costs.
 
     python tools/benchmark.py configs/ld/ld_gfl_r18_gfl_r101_1x_coco.py \
         --random-teacher --image-size 320 --batch-size 2 --out work_dirs/benchmark
@@ -10,8 +10,10 @@
 Rows are taken in turn, one step of each in every round: the student alone; the floor,
 which is the student plus the stock teacher's forward pass that nothing listens to; mmkd
 as configured; mmkd with the teacher's outputs replayed, which leaves its own overhead;
-and more with --rows. A table is printed and written to OUT/benchmark.md, with every
-step's seconds in benchmark.jsonl and a picture in benchmark.png.
+and more with --rows. A config with NetAug has rows for the student that it trains and
+for the stock model with the trained weights. A table is printed and written to
+OUT/benchmark.md, with every step's seconds in benchmark.jsonl and a picture in
+benchmark.png.
 """
 
 import argparse
@@ -90,7 +92,7 @@ def main() -> None:
             random_teacher=args.random_teacher,
             cache=args.cache,
         )
-        names = row_names(args.rows, setting.device.type, args.cache)
+        names = row_names(args.rows, setting)
         out = args.out or Path('work_dirs/benchmark') / setting.name
         command = ' '.join(['python tools/benchmark.py', *sys.argv[1:]])
         run(setting, names, out, args.vary, args.profile, command)

@@ -19,7 +19,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..cache.cached_teacher import CachedTeacher
-from ..config import student_config, teacher_options
+from ..config import is_augmented, is_distilled, student_config, teacher_options
 from ..coverage.samples import dicts
 from ..preflight.cost import optimizer_state
 from ..preflight.tensor_bytes import held_by
@@ -99,6 +99,25 @@ class Networks:
         return self.trainee(model)
 
     @functools.cached_property
+    def augmented(self) -> Trainee:
+        """The student that NetAug trains, without a teacher."""
+        return self.trainee(_built(self._own_student), self._weights())
+
+    @property
+    def exported(self) -> Trainee:
+        """The stock model with the weights that NetAug's model has."""
+        return self.trainee(_built(self.stock.model), self.augmented.model.state_dict())
+
+    @property
+    def _own_student(self) -> Any:
+        """The student as the config has it, with NetAug if there is any."""
+        if not is_augmented(self.setting.cfg):
+            return self.stock.model
+        model = self.setting.cfg.model
+        model = model.student if is_distilled(self.setting.cfg) else model
+        return ConfigDict(model, model=self.stock.model)
+
+    @functools.cached_property
     def teacher(self) -> nn.Module:
         """The stock teacher, frozen and otherwise as its config says."""
         model = load_teacher(self.teacher_entry, self._scope)[0]
@@ -144,7 +163,7 @@ class Networks:
         """
         cfg = copy.deepcopy(self.setting.cfg.model)
         cfg.teacher = None  # else the old entry would be merged into the new one
-        cfg.update(student=self.stock.model, teacher=teacher)
+        cfg.update(student=self._own_student, teacher=teacher)
         model = _built(cfg)
         its = model.distiller.teacher
         if isinstance(its, CachedTeacher):  # a hook of the run does it otherwise

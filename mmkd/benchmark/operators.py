@@ -13,7 +13,7 @@ from ..config import model_scope
 from ..preflight.cost import no_rates
 from .inputs import batches_of
 from .networks import Networks
-from .rows import MMKD, STUDENT, build_row
+from .rows import AUGMENTED, MMKD, STUDENT, build_row
 from .setting import Setting
 
 #: Operators in a table.
@@ -21,7 +21,7 @@ _ROWS = 15
 
 
 def top_operators(setting: Setting) -> str:
-    """Where a step spends its time, for the student alone and for mmkd.
+    """Where a step spends its time: the student's alone and mmkd's, or NetAug's.
 
     Args:
         setting: What is measured.
@@ -39,7 +39,7 @@ def top_operators(setting: Setting) -> str:
     ):
         networks = Networks(setting, Path(folder))
         batch = batches_of(setting)[0]
-        for name in (STUDENT, MMKD):
+        for name in (STUDENT, MMKD if setting.teacher else AUGMENTED):
             row = build_row(name, networks)
             cast = row.trainee.model.data_preprocessor.cast_data
             with no_rates(row.trainee.optim_wrapper):

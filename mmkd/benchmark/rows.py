@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from mmengine.structures import BaseDataElement
 
+from ..config import is_augmented, is_distilled
 from ..taps import Tap
 from .networks import Networks, Trainee
 from .peers import mmdetection_distiller, mmrazor_distiller
+from .setting import Setting
 
 STUDENT = 'student alone'
 FLOOR = 'floor'
@@ -22,6 +24,8 @@ FREE = 'mmkd, teacher for free'
 MMDETECTION = "MMDetection's distiller"
 MMRAZOR = 'mmrazor'
 CACHE = 'mmkd, with cache'
+AUGMENTED = 'NetAug'
+EXPORTED = 'NetAug, exported'
 #: Options of the teacher that change nothing but the cost: each is left out in a row.
 EXACT = ('fold_norms', 'channels_last', 'prune')
 #: Options by choice: each is added in a row.
@@ -35,6 +39,8 @@ CHOICES: Mapping[str, dict[str, Any]] = dict(
 #: The first one is the default on a CPU.
 _GPU_ONLY = ('channels_last', 'fp16', 'stream')
 DEFAULT = (STUDENT, FLOOR, TRUNK, MMKD, FREE)
+#: Of a student that NetAug trains, with or without a teacher.
+WIDER = (AUGMENTED, EXPORTED)
 
 
 @dataclass
@@ -52,31 +58,32 @@ class Row:
     memory: bool = True
 
 
-def row_names(
-    patterns: Sequence[str] | None, device: str, cache: str | None = None
-) -> list[str]:
+def row_names(patterns: Sequence[str] | None, setting: Setting) -> list[str]:
     """Names of the rows that are measured.
 
     Args:
-        patterns: Shell patterns; the first five rows if not given.
-        device: Kind of device; some rows are for GPUs alone.
-        cache: Folder of the teacher's cache, which has a row of its own.
+        patterns: Shell patterns; without them the first five rows, what NetAug adds
+            and the cache, as far as the config has a teacher, NetAug and a cache.
+        setting: What is measured; some rows are for GPUs alone.
 
     Returns:
         The names in their order; the student alone is always there.
 
     Raises:
         ValueError: If a pattern is the name of no row.
-
-    Example:
-        >>> row_names(['mmkd, w*bf16', 'floor'], 'cpu')
-        ['student alone', 'floor', 'mmkd, with bf16']
     """
-    known = [*DEFAULT, *(f'mmkd, without {name}' for name in EXACT)]
-    choices = [c for c in CHOICES if device == 'cuda' or c not in _GPU_ONLY]
-    known += [f'mmkd, with {name}' for name in choices]
-    known += [MMDETECTION, MMRAZOR, *([CACHE] if cache else [])]
-    wanted = [STUDENT, *(patterns or (*DEFAULT, *([CACHE] if cache else [])))]
+    cache = [CACHE] if setting.cache else []
+    wider = WIDER if is_augmented(setting.cfg) else ()
+    if is_distilled(setting.cfg):
+        on_gpu = setting.device.type == 'cuda'
+        choices = [c for c in CHOICES if on_gpu or c not in _GPU_ONLY]
+        known = [*DEFAULT, *(f'mmkd, without {name}' for name in EXACT)]
+        known += [f'mmkd, with {name}' for name in choices]
+        known += [MMDETECTION, MMRAZOR, *cache, *wider]
+        wanted = [STUDENT, *(patterns or (*DEFAULT, *cache, *wider))]
+    else:
+        known = [STUDENT, *wider]
+        wanted = [STUDENT, *(patterns or wider)]
     for pattern in wanted:
         if not fnmatch.filter(known, pattern):
             raise ValueError(f'--rows must match one of {known} but is {pattern!r}')
@@ -105,6 +112,8 @@ def build_row(name: str, networks: Networks) -> Row:
         return _plain(mmdetection_distiller(networks))
     if name == MMRAZOR:
         return _plain(mmrazor_distiller(networks))
+    if name in WIDER:
+        return _plain(networks.augmented if name == AUGMENTED else networks.exported)
     option = name.rpartition(' ')[2]
     if name == CACHE:
         return _plain(networks.taught_by(dict(cache=networks.setting.cache)))

@@ -71,6 +71,8 @@ def varied(setting: Setting, text: str) -> tuple[str, list[str], list[Setting]]:
             f'--vary must be NAME=VALUE,VALUE,... with one of {list(VARIABLES)}, such '
             f'as image-size=160,320x480, but is {text!r}'
         )
+    if name == 'teacher' and setting.teacher is None:
+        raise ValueError('--vary teacher needs a config with a teacher')
     given = {'image-size': setting.size, 'objects': setting.objects}
     if given.get(name, text) is None:
         raise ValueError(
@@ -83,7 +85,7 @@ def varied(setting: Setting, text: str) -> tuple[str, list[str], list[Setting]]:
         except ValueError as error:
             raise ValueError(f'--vary {name}: {value!r} is no value: {error}') from None
     if name == 'teacher':
-        return name, [one.teacher for one in found], found
+        return name, [str(one.teacher) for one in found], found
     return name, values.split(','), found
 
 

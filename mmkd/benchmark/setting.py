@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from ..config import is_distilled, model_scope, own_kind, teacher_options
+from ..config import is_augmented, is_distilled, model_scope, own_kind, teacher_options
 from ..preflight.check import HOW_TO_NAME_A_TEACHER
 from ..preflight.networks import input_size
 from ..teacher_group import is_group
@@ -24,7 +24,7 @@ class Setting:
     """One measurement.
 
     Args:
-        cfg: Config of a distillation run.
+        cfg: Config of a run with a teacher, with NetAug or with both.
         name: What it is called in tables.
         size: Height and width of the pictures in pixels; ``None`` for those of the
             config's own data.
@@ -37,7 +37,8 @@ class Setting:
         cache: Folder of the teacher's cached outputs, if there is one.
 
     Raises:
-        ValueError: If a number is too small, or the config has no teacher.
+        ValueError: If a number is too small, or the config has neither a teacher nor
+            NetAug.
     """
 
     cfg: Config
@@ -52,13 +53,14 @@ class Setting:
 
     def __post_init__(self) -> None:
         if not is_distilled(self.cfg):
-            raise ValueError(HOW_TO_NAME_A_TEACHER)
-        if own_kind(self.cfg.model.teacher):
+            if not is_augmented(self.cfg):
+                raise ValueError(HOW_TO_NAME_A_TEACHER)
+        elif own_kind(self.cfg.model.teacher):
             raise ValueError(
                 'the teacher must be another network to be measured but is the '
                 f'student: {self.cfg.model.teacher}'
             )
-        if is_group(self.cfg.model.teacher):
+        elif is_group(self.cfg.model.teacher):
             raise ValueError(
                 'one teacher is measured but the config names several; measure a '
                 'config with one of them and its losses'
@@ -71,8 +73,10 @@ class Setting:
                 raise ValueError(f'{name} must be >= {least} but is {value}')
 
     @property
-    def teacher(self) -> str:
-        """Name of the teacher: the stem of its config or checkpoint."""
+    def teacher(self) -> str | None:
+        """Name of the teacher if any: the stem of its config or checkpoint."""
+        if not is_distilled(self.cfg):
+            return None
         options = teacher_options(self.cfg.model.teacher)
         named = options.get('config') or options.get('checkpoint')
         if not isinstance(named, str):
@@ -84,7 +88,9 @@ class Setting:
         return dict(
             config=self.name,
             teacher=self.teacher,
-            losses=sorted(k for k, v in self.cfg.model.losses.items() if v),
+            losses=sorted(
+                k for k, v in (self.cfg.model.get('losses') or {}).items() if v
+            ),
             image_size=self.size and list(self.size),
             batch=self.batch,
             objects=self.objects,
@@ -101,8 +107,9 @@ class Setting:
         height, width = self.size or (0, 0)
         inputs = f'{height}x{width} pixels' if self.size else "the config's own data"
         of = f', {self.objects} objects each' if self.objects is not None else ''
+        teacher = f' with {self.teacher}' if self.teacher else ''
         return (
-            f'{self.name} with {self.teacher}: {self.batch} pictures, {inputs}{of}; '
+            f'{self.name}{teacher}: {self.batch} pictures, {inputs}{of}; '
             f'{device_name(self.device)}, {torch.get_num_threads()} threads, '
             f'torch {torch.__version__}, {self.steps} steps'
         )

@@ -79,6 +79,9 @@ class Run:
 class Plan:
     """What ``configs/_experiments_/<name>.py`` asks for.
 
+    A row has a ``config`` and may have ``options`` of it, a ``stage`` if it runs in
+    that one alone, and ``times``, the factor by which it is longer than other rows.
+
     Args:
         path: The file.
         work_dir: Where the runs are kept.
@@ -118,21 +121,27 @@ class Plan:
         """
         count = self.stages[stage].get('best')
         if count is None:
-            return list(self.rows)
+            return [row for row in self.rows if self._runs_in(stage, row)]
         names = list(self.stages)
         before = names[names.index(stage) - 1]
         means = {}
         for row in self.rows:
+            if not self._runs_in(before, row):
+                continue
             ranked = self.task.main
             values = [r.get(ranked) for r in results if _of(r, before, row)]
             if len(values) < len(self.seeds):
                 return []
             # A run that broke off counts as nothing learned.
             means[row] = statistics.fmean(value or 0.0 for value in values)
-        others = [row for row in self.rows if row != self.baseline]
+        others = [row for row in means if row != self.baseline]
         best = sorted(others, key=lambda row: -means[row])[:count]
         chosen = {self.baseline, *best, *self.stages[stage].get('always', ())}
+        chosen |= {r for r in self.rows if self.rows[r].get('stage') == stage}
         return [row for row in self.rows if row in chosen]
+
+    def _runs_in(self, stage: str, row: str) -> bool:
+        return self.rows[row].get('stage', stage) == stage
 
     def runs(self, results: Sequence[Mapping[str, Any]]) -> list[Run]:
         """All runs that can be named now, each stage's teacher before its rows."""
@@ -157,7 +166,8 @@ class Plan:
         return Run(stage, TEACHER, 0, self.teacher, options, folder, unit, length)
 
     def _run(self, stage: str, row: str, seed: int, teacher: Run) -> Run:
-        settings, length = self.rows[row], length_of(self.stages[stage])
+        settings = self.rows[row]
+        length = round(length_of(self.stages[stage]) * settings.get('times', 1))
         # The scheduler's last part ends with the training.
         end = 'T_max' if teacher.unit == 'epoch' else 'end'
         config = _read(settings.config)

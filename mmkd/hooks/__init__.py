@@ -5,6 +5,7 @@ from .distill_schedule_hook import DistillScheduleHook
 from .distill_visualization_hook import DistillVisualizationHook
 from .distiller_state_hook import DistillerStateHook
 from .loss_balance_hook import LossBalanceHook
+from .recalibrate_hook import RecalibrateHook
 from .sort_channels_hook import SortChannelsHook
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     'DistillVisualizationHook',
     'DistillerStateHook',
     'LossBalanceHook',
+    'RecalibrateHook',
     'SortChannelsHook',
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from mmengine.config import Config
 from tiny_models import tiny_gfl, tiny_pspnet, tiny_two_stage
@@ -36,3 +38,12 @@ def two_stages(**changes) -> Setting:
 
 def segmentor(**changes) -> Setting:
     return setting(tiny_pspnet, method_losses('cwd', 'mmseg'), **changes)
+
+
+def netaug(one: Setting) -> Setting:
+    """A setting with its student inside of wider ones."""
+    cfg = one.cfg.copy()
+    cfg.model = cfg.model.copy()
+    student = cfg.model.pop('student')
+    cfg.model.student = dict(type='mmkd.NetAug', model=student)
+    return dataclasses.replace(one, cfg=cfg)

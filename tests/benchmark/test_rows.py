@@ -1,16 +1,19 @@
 """What a step is made of in every row."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from bench_models import segmentor, setting, two_stages
+from bench_models import netaug, segmentor, setting, two_stages
 from mmengine.registry import DefaultScope
 
 from mmkd.benchmark.inputs import batches_of, random_boxes
 from mmkd.benchmark.networks import Networks
 from mmkd.benchmark.rows import (
+    AUGMENTED,
+    EXPORTED,
     FLOOR,
     FREE,
     MMDETECTION,
@@ -20,7 +23,8 @@ from mmkd.benchmark.rows import (
     build_row,
     row_names,
 )
-from mmkd.config import model_scope
+from mmkd.benchmark.run import varied
+from mmkd.config import model_scope, student_config
 from mmkd.preflight.cost import no_rates
 
 pytest.importorskip('mmdet')
@@ -126,17 +130,49 @@ def test_mmdetection_distils_gfl_alone(built):
 
 
 def test_rows_are_chosen_by_name():
-    assert row_names(None, 'cpu') == [STUDENT, FLOOR, TRUNK, MMKD, FREE]
-    assert row_names(['floor*'], 'cpu') == [STUDENT, FLOOR, TRUNK]
-    assert 'mmkd, with stream' in row_names(['*'], 'cuda')
-    assert 'mmkd, with stream' not in row_names(['*'], 'cpu')
-    assert row_names(['* channels_last'], 'cpu') == [
+    one = setting()
+    assert row_names(None, one) == [STUDENT, FLOOR, TRUNK, MMKD, FREE]
+    assert row_names(['floor*'], one) == [STUDENT, FLOOR, TRUNK]
+    assert 'mmkd, with stream' in row_names(['*'], setting(device=torch.device('cuda')))
+    assert 'mmkd, with stream' not in row_names(['*'], one)
+    assert row_names(['* channels_last'], one) == [
         STUDENT,
         'mmkd, without channels_last',
     ]
-    assert row_names(None, 'cpu', cache='folder')[-1] == 'mmkd, with cache'
+    assert row_names(None, setting(cache='folder'))[-1] == 'mmkd, with cache'
     with pytest.raises(ValueError, match="--rows must match .* but is 'flor'"):
-        row_names(['flor'], 'cpu')
+        row_names(['flor'], one)
+
+
+def test_a_student_of_netaug_has_rows_for_it(built):
+    """Alone and with a teacher, which teaches the student that NetAug trains."""
+    taught = netaug(setting())
+    assert row_names(None, taught)[-3:] == [FREE, AUGMENTED, EXPORTED]
+    networks, batch = built(taught)
+    stock, aug, exported, both = (
+        steps(build_row(name, networks), batch)[1]
+        for name in (STUDENT, AUGMENTED, EXPORTED, MMKD)
+    )
+    assert exported == stock
+    assert stock.keys() < aug.keys() < both.keys()
+    assert all(aug[f'aug_{name}'] > 0 for name in stock if name.startswith('loss_'))
+    assert aug['loss_cls'] == stock['loss_cls'] == both['loss_cls']
+    assert both['loss_hint'] > 0
+
+
+def test_netaug_without_a_teacher_is_measured_against_the_student_alone(built):
+    one = netaug(setting())
+    cfg = student_config(one.cfg)
+    cfg.model = one.cfg.model.student
+    alone = dataclasses.replace(one, cfg=cfg)
+    assert row_names(None, alone) == [STUDENT, AUGMENTED, EXPORTED]
+    assert (alone.teacher, alone.record()['losses']) == (None, [])
+    with pytest.raises(ValueError, match=r"--rows must match one of .* but is 'floor'"):
+        row_names(['floor'], alone)
+    networks, batch = built(alone)
+    assert 'aug_loss_cls' in steps(build_row(AUGMENTED, networks), batch)[0]
+    with pytest.raises(ValueError, match='--vary teacher needs a config with'):
+        varied(alone, 'teacher=a.py,b.py')
 
 
 def test_synthetic_batches_are_as_asked_for():
