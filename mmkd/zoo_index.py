@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from mmengine.config import Config
 
 from .config import is_distilled, load_config, teacher_options
 from .fileio import replacing
@@ -101,7 +102,7 @@ def _method(readme: Path) -> Method:
     wrong += [
         name
         for name, path in sorted(files.items())
-        if name not in listed and is_distilled(load_config(str(path)))
+        if name not in listed and _teaching(path)
     ]
     if wrong:
         raise ValueError(
@@ -115,6 +116,20 @@ def _method(readme: Path) -> Method:
         raise ValueError(f'{readme} must have a heading, a paper and its address')
     name = ' '.join(paper[1].replace('\n> ', ' ').split())
     return Method(folder.name, title[1], name, url[1], recipes)
+
+
+def _teaching(path: Path) -> Config | None:
+    """A config with a teacher; ``None`` if it has none.
+
+    Nor do those of a library that is not installed: a page must not depend on it.
+    """
+    try:
+        cfg = load_config(str(path))
+    except ValueError as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            return None
+        raise
+    return cfg if is_distilled(cfg) else None
 
 
 def _tables(text: str) -> list[dict[str, str]]:
@@ -163,9 +178,9 @@ def metafile(method: Method, root: Path) -> str:
     """
     models = []
     for recipe in method.recipes:
-        cfg = load_config(str(root / recipe.config))
+        cfg = _teaching(root / recipe.config)
         metadata: dict[str, Any] = dict(Student=_plain(recipe.row['student']))
-        if is_distilled(cfg):
+        if cfg:
             metadata['Teacher'] = str(teacher_options(cfg.model.teacher)['config'])
             metadata['Losses'] = sorted(
                 {loss['type'] for loss in cfg.model.losses.values() if loss}

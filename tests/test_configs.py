@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 from tiny_models import (
+    classification_batch,
     detection_batch,
+    is_classifier,
     segmentation_batch,
     tiny_gfl,
     tiny_pspnet,
@@ -40,11 +43,13 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 ROOT = config_root()
-#: Folders that begin with an underscore hold parts of configs.
+#: Folders that begin with an underscore hold parts of configs. Classifiers need
+#: MMPretrain, which is no requirement.
 PATHS = [
     path.relative_to(ROOT)
     for path in sorted(ROOT.glob('**/*.py'))
     if not any(part.startswith('_') for part in path.relative_to(ROOT).parts)
+    and (find_spec('mmpretrain') or not is_classifier(path))
 ]
 
 every_config = pytest.mark.parametrize('path', PATHS, ids=str)
@@ -83,6 +88,8 @@ def built(cfg: Config) -> torch.nn.Module:
 def batch_for(model: torch.nn.Module, scope: str) -> dict:
     if scope == 'mmseg':
         return segmentation_batch()
+    if scope == 'mmpretrain':
+        return classification_batch()
     # RTMDet's assigner would take masks, as no data set hands them to a detector.
     batch = detection_batch()
     return with_masks(batch) if model.with_mask else batch

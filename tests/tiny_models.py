@@ -185,6 +185,23 @@ def detection_batch(shapes=((96, 128), (128, 96)), seed: int = 0) -> dict:
     return dict(inputs=inputs, data_samples=samples)
 
 
+def is_classifier(path) -> bool:
+    """Whether a shipped config is one of MMPretrain, by its name."""
+    return path.stem.endswith('_in1k')
+
+
+def classification_batch(size: int = 64) -> dict:
+    """Raw inputs of MMPretrain's classifiers: two uint8 images with labels."""
+    from mmpretrain.structures import DataSample
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, size, size), generator=generator)
+    return dict(
+        inputs=list(images.to(torch.uint8)),
+        data_samples=[DataSample().set_gt_label(label) for label in (0, 2)],
+    )
+
+
 def with_masks(raw: dict) -> dict:
     """The batch of a detector with a mask of every object: its box."""
     from mmdet.structures.mask import BitmapMasks

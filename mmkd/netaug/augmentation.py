@@ -20,7 +20,7 @@ from ..recording import unrecorded
 from ..resume_check import ResumeCheck
 from ..rng import agreed_seed
 from .blocks import add_middles, blocks_of
-from .extensions import ConvExtension, NormExtension, replaced
+from .extensions import ConvExtension, LinearExtension, NormExtension, replaced
 from .layout import Layout
 from .stream import add_stream, exercise
 
@@ -67,7 +67,9 @@ class Augmentation(nn.Module):
         for path, groups in self.layout.convs.items():
             conv: Any = model.get_submodule(path)
             largest = [None if name is None else sizes[name] for name in groups]
-            _put(self.extensions, path, ConvExtension(conv, *largest))
+            is_linear = isinstance(conv, nn.Linear)
+            kind: Any = LinearExtension if is_linear else ConvExtension
+            _put(self.extensions, path, kind(conv, *largest))
         for path, name in self.layout.norms.items():
             norm = model.get_submodule(path)
             _put(self.extensions, path, NormExtension(norm, sizes[name]))
@@ -112,8 +114,9 @@ class Augmentation(nn.Module):
             failure = exercise(model)
         if failure != plain:
             raise ValueError(
-                'width must be None where something else than a convolution reads the '
-                f'maps of the backbone, such as a concatenation: {failure}'
+                'width must be None where something else than a convolution, or a '
+                'linear layer behind an average over positions, reads the maps of the '
+                f'backbone, such as a concatenation: {failure}'
             )
 
     def sample(self) -> dict[str, float]:

@@ -87,6 +87,31 @@ class ConvExtension(nn.Module):
         ]
 
 
+class LinearExtension(nn.Module):
+    """Columns that a linear layer has more, which reads means of wider maps.
+
+    Args:
+        linear: The layer, of which nothing is kept.
+        ins: Features that it reads at most.
+        outs: None: what it yields stays as it is.
+    """
+
+    def __init__(self, linear: nn.Linear, ins: int, outs: None = None) -> None:
+        super().__init__()
+        whole = linear.weight.new_empty(linear.out_features, ins)
+        nn.init.kaiming_uniform_(whole)
+        more = ins - linear.in_features
+        self.columns = nn.Linear(more, linear.out_features, bias=False)
+        self.columns.weight = nn.Parameter(whole[:, linear.in_features :].clone())
+
+    def changes(self, linear: Any, ins: int | None, outs: None) -> list[Change]:
+        """What makes the layer a wider one; see :meth:`ConvExtension.changes`."""
+        more = (ins or linear.in_features) - linear.in_features
+        columns = self.columns.weight[:, :more]
+        weight = torch.cat([linear.weight, columns], 1)
+        return [(linear._parameters, 'weight', weight)]
+
+
 class NormExtension(nn.Module):
     """Scale, offset and statistics of the channels that a normalisation has more.
 

@@ -23,7 +23,7 @@ class _Stretch:
     Args:
         name: Path of the module that yields them.
         pairs: The convolutions that yield or keep them, each with its normalisation.
-        readers: The convolutions that read them.
+        readers: The convolutions, or linear layers, that read them.
         ends: Modules whose output they are.
     """
 
@@ -79,8 +79,8 @@ def add_stream(
                     'width must be None where a part of the backbone is frozen, as '
                     f'{names[conv]} is; or set frozen_stages=-1'
                 )
-    for conv, index in _readers_outside(model, stretches, names):
-        stretches[index].readers.append(conv)
+    for reader, index in _readers_outside(model, stretches, names):
+        stretches[index].readers.append(reader)
     for stretch in stretches:
         channels = stretch.pairs[-1][0].out_channels
         name = f'{stretch.name} (output)'
@@ -152,12 +152,16 @@ def _shortcut(block: Any) -> Any:
 def _readers_outside(
     model: nn.Module, stretches: Sequence[_Stretch], names: Mapping[nn.Module, str]
 ) -> Iterator[tuple[Any, int]]:
-    """Convolutions that read what the backbone yields, each with its stretch."""
+    """What reads the maps that the backbone yields, each with its stretch.
+
+    Convolutions, and linear layers that are given the means of the maps.
+    """
     backbone = model.get_submodule('backbone')
     inside = set(backbone.modules())
-    convs = [m for m in names if isinstance(m, nn.Conv2d) and m not in inside]
+    kinds = (nn.Conv2d, nn.Linear)
+    readers = [m for m in names if isinstance(m, kinds) and m not in inside]
     ends = {end: i for i, stretch in enumerate(stretches) for end in stretch.ends}
-    watched = {names[m]: _Watch for m in [backbone, *ends, *convs]}
+    watched = {names[m]: _Watch for m in [backbone, *ends, *readers]}
     # Both without gradients: taps tell what is computed without from checkpointing.
     with torch.no_grad(), record(model, watched) as taps:
         exercise(model)
@@ -168,11 +172,21 @@ def _readers_outside(
 
     made = [(tensor, i) for end, i in ends.items() for tensor in passed(end, 'output')]
     yielded = {id(tensor) for tensor in passed(backbone, 'output')}
-    for conv in convs:
-        for read in passed(conv, 'args'):
+    made = [(tensor, i) for tensor, i in made if id(tensor) in yielded]
+    for reader in readers:
+        for read in passed(reader, 'args'):
             for tensor, index in made:
-                if read is tensor and id(read) in yielded:
-                    yield conv, index
+                if read is tensor or (
+                    isinstance(reader, nn.Linear) and _are_means(read, tensor)
+                ):
+                    yield reader, index
+
+
+def _are_means(vectors: Tensor, maps: Tensor) -> bool:
+    """Whether vectors, (N, C), are the means over the positions of maps."""
+    if maps.dim() != 4 or vectors.shape != maps.shape[:2]:
+        return False
+    return torch.allclose(vectors, maps.mean((2, 3)), rtol=1e-3, atol=1e-6)
 
 
 @torch.no_grad()

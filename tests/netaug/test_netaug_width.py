@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from tiny_models import detection_batch, segmentation_batch, tiny_gfl, tiny_pspnet, zoo
+from torch import nn
 from wide_twin import wide_twin
 
 from mmkd import NetAug
@@ -44,6 +46,42 @@ MODELS_OF = [(mobile, 'mmdet'), (residual, 'mmdet'), (segmentor, 'mmseg')]
 def batch_of(model, scope):
     raw = detection_batch() if scope == 'mmdet' else segmentation_batch()
     return model.data_preprocessor(raw, True)
+
+
+@MODELS.register_module(force=True)
+class MeansNet(BaseModel):
+    """A classifier: a linear layer on the means over the positions of all maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = MODELS.build(
+            dict(type='mmdet.MobileNetV2', widen_factor=0.1, out_indices=(7,))
+        )
+        self.head = nn.Linear(1280, 5)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        scores = self.head(self.backbone(inputs)[-1].mean((2, 3)))
+        if mode == 'tensor':
+            return scores
+        labels = torch.zeros(len(scores), dtype=torch.long)
+        return dict(loss=nn.functional.cross_entropy(scores, labels))
+
+
+def test_the_linear_layer_of_a_classifier_reads_wider_maps():
+    model = built(dict(type='MeansNet'), expand=(1, 1.6)).train()
+    assert model.netaug.layout.convs['head'] == ('backbone.conv2 (output)', None)
+    largest = {g.name: max(g.factors) for g in model.netaug.layout.groups.values()}
+    pictures = torch.randn(2, 3, 64, 64)
+    for factors in ({}, largest):
+        twin = wide_twin(model, factors)
+        with model.netaug.widened(model, factors):
+            found = model(pictures)
+        expected = twin(pictures)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    losses = model(pictures, [0, 0], mode='loss')
+    sum(losses.values()).backward()
+    assert model.netaug.extensions.head.columns.weight.grad.abs().sum() > 0
+    MODELS.build(dict(type='MeansNet')).load_state_dict(model.state_dict())
 
 
 @pytest.mark.parametrize(('make', 'scope'), MODELS_OF)

@@ -34,6 +34,14 @@ def wide_twin(model, factors):
     twin = copy.deepcopy(model)
     for path, (ins, outs) in layout.convs.items():
         conv = model.get_submodule(path)
+        if isinstance(conv, nn.Linear):
+            more = extensions.get_submodule(path).columns.weight
+            more = more[:, : sizes[ins] - conv.in_features]
+            made = nn.Linear(sizes[ins], conv.out_features)
+            made.weight.data = torch.cat([conv.weight, more], 1).detach()
+            made.bias.data = conv.bias.detach().clone()
+            _put(twin, path, made)
+            continue
         width_in = sizes[ins] if ins else conv.in_channels
         width_out = sizes[outs] if outs else conv.out_channels
         groups = conv.groups
