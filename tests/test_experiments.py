@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd.config import config_root
+from mmkd.config import config_root, is_distilled
 from mmkd.experiments import plots
 from mmkd.experiments.page import write_page
 from mmkd.experiments.plan import TEACHER, Plan
@@ -31,7 +31,9 @@ def results_of(plan, stage, best):
     """A result for every run of a stage, AP by row; three seeds spread by 0.01."""
     teacher = dict(stage=stage, row=TEACHER, seed=0, AP=0.5, AP50=0.7, AP75=0.4)
     found = [dict(teacher, train_seconds=60.0)]
-    for row in plan.rows:
+    for row in [
+        r for r, told in plan.rows.items() if told.get('stage', stage) == stage
+    ]:
         for seed in plan.seeds:
             ap = best.get(row, 0.2) + 0.01 * seed
             found.append(dict(found[0], row=row, seed=seed, AP=ap))
@@ -41,19 +43,24 @@ def results_of(plan, stage, best):
 def test_every_run_has_a_key_and_a_folder_of_its_own(plan):
     runs = plan.runs([])
     assert {run.stage for run in runs} == {'breadth'}  # the next one depends on it
-    assert len(runs) == 1 + len(plan.rows) * len(plan.seeds)
+    rows = [row for row, told in plan.rows.items() if 'stage' not in told]
+    assert len(rows) < len(plan.rows)
+    assert len(runs) == 1 + len(rows) * len(plan.seeds)
     assert len({run.key for run in runs}) == len({run.work_dir for run in runs})
     assert runs[0].row == TEACHER
     # Seed by seed: whoever stops has whole comparisons.
-    assert [run.row for run in runs[1 : 1 + len(plan.rows)]] == list(plan.rows)
+    assert [run.row for run in runs[1 : 1 + len(rows)]] == rows
 
 
 @pytest.mark.parametrize('path', PLANS, ids=lambda path: path.stem)
 def test_every_run_is_a_config_that_can_be_read(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     plan = Plan(path, Path('work'))
-    teacher, *runs = plan.runs([])
-    for run in (teacher, *runs[: len(plan.rows)]):
+    results = results_of(plan, next(iter(plan.stages)), {})
+    runs = {(run.stage, run.row): run for run in plan.runs(results)}
+    assert {row for _, row in runs} == {*plan.rows, TEACHER}
+    for run in runs.values():
+        teacher = runs[run.stage, TEACHER]
         cfg = train_config(run.config, options=dict(run.options), work_dir='work')
         assert cfg.train_cfg[f'max_{run.unit}s'] == run.length
         last = cfg.param_scheduler[-1]
@@ -69,7 +76,7 @@ def test_every_run_is_a_config_that_can_be_read(path, monkeypatch):
         named = cfg.model.get('teacher', {}).get('checkpoint')
         named = named or cfg.model.get('teacher_ckpt')
         assert named in (None, str(teacher.checkpoint))
-        assert (named is None) == (run.row in (TEACHER, plan.baseline))
+        assert (named is None) == (not (is_distilled(cfg) or 'LDHead' in run.row))
 
 
 def test_the_terms_of_the_rows(plan):
@@ -103,6 +110,8 @@ def test_the_best_rows_go_on(plan):
         'main LD + VLR LD + main KD': 0.27,
         'main LD + VLR LD + main KD + hint': 0.1,
     }
+    of_this_stage = [r for r, told in plan.rows.items() if told.get('stage') == 'long']
+    assert len(of_this_stage) == 4
     results = results_of(plan, 'breadth', best)
     assert plan.rows_of('long', results[:-1]) == []  # one run is missing
     assert plan.rows_of('long', results) == [
@@ -111,10 +120,12 @@ def test_the_best_rows_go_on(plan):
         'main LD + VLR LD',
         'main LD + VLR LD + main KD',
         "MMDetection's LDHead",
+        *of_this_stage,
     ]
     runs = [run for run in plan.runs(results) if run.stage == 'long']
-    assert len(runs) == 1 + 5 * len(plan.seeds)
+    assert len(runs) == 1 + 9 * len(plan.seeds)
     assert runs[1].length == plan.stages['long'].epochs
+    assert runs[8].length == 3 * plan.stages['long'].epochs
     assert runs[1].checkpoint.name == f'epoch_{runs[1].length}.pth'
 
 
@@ -232,7 +243,8 @@ def test_a_picture_shows_every_seed(plan):
     results = results_of(plan, 'breadth', {'hint': 0.3})
     results[1] = dict(stage='breadth', row=plan.baseline, seed=0, failure='killed')
     found = plots._values(plan, 'breadth', results)
-    assert list(found) == [*plan.rows, TEACHER]
+    rows = [row for row, told in plan.rows.items() if 'stage' not in told]
+    assert list(found) == [*rows, TEACHER]
     assert found['hint'] == pytest.approx([0.3, 0.31, 0.32])
     assert len(found[plan.baseline]) == 2
     assert plots._values(plan, 'long', results) == {}

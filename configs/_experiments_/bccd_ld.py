@@ -26,6 +26,7 @@ def _alone(**loss):
 _cwd = dict(type='mmkd.ChannelWiseDivergenceLoss', at='neck', temperature=1)
 _pkd = dict(type='mmkd.PKDLoss', at='neck')
 _fgd = dict(type='mmkd.FGDLoss', at='neck')
+_crosskd = dict(type='mmkd.CrossKDLoss', at='bbox_head', index=1)
 
 # Weights are those of configs/_methods_, none was searched. Three of them drown the
 # task of a student this small, so those run with a tenth of it, too. The heads here
@@ -52,9 +53,20 @@ rows = {
     ),
     'FGD': dict(config=_method, options=_alone(**_fgd, loss_weight=5)),
     'FGD, a tenth': dict(config=_method, options=_alone(**_fgd, loss_weight=0.5)),
-    'CrossKD': dict(
-        config=_method,
-        options=_alone(type='mmkd.CrossKDLoss', at='bbox_head', index=1),
+    'CrossKD': dict(config=_method, options=_alone(**_crosskd)),
+    # Wider networks around the student, and as many steps without them as take the
+    # same time: 3.0 and 1.8 times as many.
+    'NetAug': dict(config='configs/netaug/netaug_gfl_mbv2-025_bccd.py', stage='long'),
+    'CrossKD + NetAug': dict(
+        config='configs/netaug/hint-netaug_gfl_mbv2-025_gfl_mbv2_bccd.py',
+        options=_alone(**_crosskd),
+        stage='long',
+    ),
+    'student alone, as long as NetAug takes': dict(
+        config='configs/hint/gfl_mbv2-025_bccd.py', stage='long', times=3
+    ),
+    'CrossKD, as long as both take': dict(
+        config=_method, options=_alone(**_crosskd), stage='long', times=1.8
     ),
 }
 # First all rows on a short schedule, then the baseline and the best three others on a
