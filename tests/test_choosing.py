@@ -23,6 +23,7 @@ MEASURED = [
     ('demo', None, 'AP', 'digits, GFL'),
     ('camvid_skds', 'main', 'mIoU', 'CamVid, Semantic FPN'),
     ('demo_seg', None, 'mIoU', 'digits, Semantic FPN'),
+    ('digits_fpn', 'main', 'mIoU', 'digits, Semantic FPN, 500 steps'),
 ]
 DEMO_ROWS = {
     'demo': 'hint + CWD on class scores',
