@@ -111,7 +111,7 @@ def test_the_best_rows_go_on(plan):
         'main LD + VLR LD + main KD + hint': 0.1,
     }
     of_this_stage = [r for r, told in plan.rows.items() if told.get('stage') == 'long']
-    assert len(of_this_stage) == 4
+    assert len(of_this_stage) == 5
     results = results_of(plan, 'breadth', best)
     assert plan.rows_of('long', results[:-1]) == []  # one run is missing
     assert plan.rows_of('long', results) == [
@@ -123,9 +123,9 @@ def test_the_best_rows_go_on(plan):
         *of_this_stage,
     ]
     runs = [run for run in plan.runs(results) if run.stage == 'long']
-    assert len(runs) == 1 + 9 * len(plan.seeds)
+    assert len(runs) == 1 + 10 * len(plan.seeds)
     assert runs[1].length == plan.stages['long'].epochs
-    assert runs[8].length == 3 * plan.stages['long'].epochs
+    assert runs[9].length == 3 * plan.stages['long'].epochs
     assert runs[1].checkpoint.name == f'epoch_{runs[1].length}.pth'
 
 

@@ -40,6 +40,10 @@ rows = {
     "MMDetection's LDHead": dict(
         config='configs/ld/ldhead_gfl_mbv2-025_gfl_mbv2_bccd.py'
     ),
+    # What the sum is worth without the term that costs.
+    'main LD + VLR LD + hint': dict(
+        config=_ld, options={**_hint, **_no_kd}, stage='long'
+    ),
     'hint': dict(config=_method),
     'CWD': dict(config=_method, options=_alone(**_cwd, loss_weight=50)),
     'CWD, a tenth': dict(config=_method, options=_alone(**_cwd, loss_weight=5)),

@@ -24,6 +24,9 @@ rows = {
     'pixel': dict(config=_skds, options={**_no_pair, **_no_holistic}),
     'pixel + pair': dict(config=_skds, options=_no_holistic),
     'pixel + pair + holistic': dict(config=_skds),
+    'pixel + pair + a tenth of holistic': dict(
+        config=_skds, options={'model.losses.loss_holistic.loss_weight': 0.01}
+    ),
     'CWD on logits': dict(
         config=_skds,
         options=_alone(
@@ -53,5 +56,17 @@ rows = {
         ),
     ),
     'DIST': dict(config=_skds, options=_alone(type='mmkd.DISTLoss', at='decode_head')),
+    # Wider networks around the student, and as many steps without them as take the
+    # same time: 2.5 and 1.9 times as many.
+    'NetAug': dict(config='configs/netaug/netaug_fpn_mbv2-025_camvid.py'),
+    'pixel + pair + NetAug': dict(
+        config='configs/netaug/skds-netaug_fpn_mbv2-025_fpn_mbv2_camvid.py'
+    ),
+    'student alone, as long as NetAug takes': dict(
+        config='configs/skds/fpn_mbv2-025_camvid.py', times=2.5
+    ),
+    'pixel + pair, as long as both take': dict(
+        config=_skds, options=_no_holistic, times=1.9
+    ),
 }
 stages = dict(main=dict(iterations=1000))
