@@ -32,9 +32,10 @@ HOSTS = [
 DEMO = ['scikit-learn', 'scikit-image', 'matplotlib']
 DOCS = ['sphinx', 'myst-parser']
 REPORT = ['jinja2']
+TEXT = ['transformers>=4.57']
 TESTS = [
     *('pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'optuna'),
-    *(*DEMO, *REPORT),
+    *(*DEMO, *REPORT, *TEXT),
 ]
 
 setup(
@@ -69,7 +70,7 @@ setup(
         'tensorboard': ['tensorboard'],
         'cache': ['safetensors>=0.4.3'],
         'tune': ['optuna'],
-        'text': ['transformers'],
+        'text': TEXT,
         'gan': ['torchmetrics'],
     },
     zip_safe=False,

@@ -48,6 +48,7 @@ MODELS = LeafRegistry(
         'mmkd.det',
         'mmkd.seg',
         'mmkd.netaug',
+        'mmkd.text',
     ],
 )
 HOOKS = LeafRegistry(

@@ -35,7 +35,11 @@ CORE_LIBRARIES = {
     'torchvision',
     'yaml',
 }
-HOST_OF_LEAF = {'det': {'mmdet', 'mmcv'}, 'seg': {'mmseg', 'mmcv'}}
+HOST_OF_LEAF = {
+    'det': {'mmdet', 'mmcv'},
+    'seg': {'mmseg', 'mmcv'},
+    'text': {'transformers'},
+}
 HOSTS = {'mmcv', 'mmdet', 'mmseg', 'transformers'}
 
 

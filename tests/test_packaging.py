@@ -166,8 +166,14 @@ def test_installing_touches_neither_torch_nor_the_host_libraries(wheel):
 
 def pins(name: str) -> list[str]:
     text = (ROOT / name).read_text(encoding='utf-8')
-    lines = (line.partition('#')[0].strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith('-')]
+    found = []
+    for line in (line.partition('#')[0].strip() for line in text.splitlines()):
+        if line.startswith('-r '):
+            included = Path(name).parent / line.removeprefix('-r ')
+            found += pins(str(included))
+        elif line and not line.startswith('-'):
+            found.append(line)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -195,7 +201,8 @@ def test_the_second_stack_differs_in_the_host_libraries_and_what_they_need():
     shared = first.keys() & second.keys()
     others = {name for name, _ in shared if first[name, _] != second[name, _]}
     assert {('torch', ''), ('torchvision', ''), ('pytest', '')} <= shared
-    assert others == {'opencv-python'}
+    text_encoders = {'transformers', 'tokenizers', 'huggingface-hub'}
+    assert others == {'opencv-python', *text_encoders}
 
 
 @pytest.mark.parametrize(
@@ -231,7 +238,7 @@ def test_continuous_integration_runs_what_the_readme_names():
 def test_the_pinned_set_holds_all_that_the_extras_ask_for():
     pinned = {re.split(r'[=;]', line)[0] for line in pins('requirements.txt')}
     source = (ROOT / 'setup.py').read_text(encoding='utf-8')
-    for group in ('HOSTS', 'DEMO', 'REPORT', 'TESTS'):
+    for group in ('HOSTS', 'DEMO', 'REPORT', 'TEXT', 'TESTS'):
         body = re.search(rf'^{group} = \[(.*?)\]', source, re.DOTALL | re.MULTILINE)[1]
         names = re.findall(r"'([\w.-]+)", body)
         assert names

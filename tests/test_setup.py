@@ -67,7 +67,7 @@ def test_a_half_unpacked_package_is_installed_again(
     'changed',
     [
         'requirements/coverage.txt',
-        'requirements.txt',  # which it includes
+        'requirements/core.txt',  # which it includes
         'requirements/constraints.txt',
         'setup.py',
     ],
@@ -76,7 +76,7 @@ def test_the_stamp_names_what_the_environment_is_made_from(
     bootstrap, tmp_path, monkeypatch, changed
 ):
     requirements = 'requirements/coverage.txt'
-    for name in (requirements, 'requirements.txt', *bootstrap.INPUTS):
+    for name in (requirements, 'requirements/core.txt', *bootstrap.INPUTS):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.setattr(bootstrap, 'ROOT', tmp_path)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import copy
 import functools
-import importlib.abc
-import importlib.machinery
 import os
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from mmengine.config import Config
 from .checkpoint import TRUST_VARIABLE, fetch, load_file, load_from
 from .config_text import parse_config_text
 from .config_types import require_registered_types
+from .when_imported import when_imported
 
 __all__ = ['install_checkpoint_loading']
 
@@ -69,30 +69,21 @@ def install_checkpoint_loading() -> None:
         method = getattr(owner, name)
         setattr(owner, name, _handling_stored_config(method, check))
     BaseInferencer._init_model = _of_the_student(BaseInferencer._init_model)
-    sys.meta_path.insert(0, _ApisFinder())
-    for module in _APIS.keys() & sys.modules.keys():
-        _take_distilled(sys.modules[module])
+    for name in _APIS:
+        if name in sys.modules:
+            _take_distilled(sys.modules[name])
+        else:
+            when_imported(name, _then_take_distilled)
 
 
-class _ApisFinder(importlib.abc.MetaPathFinder):
-    """Lets ``init_detector`` and ``init_model`` take a distillation config."""
-
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if fullname not in _APIS:
-            return None
-        spec: Any = importlib.machinery.PathFinder.find_spec(fullname, path)
-        if spec is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: types.ModuleType) -> None:
-                execute(module)
-                _take_distilled(module)
-
-            spec.loader.exec_module = exec_module
-        return spec
+@contextlib.contextmanager
+def _then_take_distilled(module: types.ModuleType) -> Iterator[None]:
+    yield
+    _take_distilled(module)
 
 
 def _take_distilled(module: types.ModuleType) -> None:
+    """Let ``init_detector`` and ``init_model`` take a distillation config."""
     name = _APIS[module.__name__]
     stock = getattr(module, name)
 

@@ -17,6 +17,12 @@ from .dkd import DKDLoss, dkd_loss
 from .feature_imitation import FeatureImitationLoss, feature_imitation_loss
 from .fgd import FGDLoss, fgd_loss
 from .holistic import HolisticLoss, gradient_penalty
+from .layer_transfer import (
+    attention_transfer,
+    feature_map_transfer,
+    mean_transfer,
+    variance_transfer,
+)
 from .localization_distillation import (
     LocalizationDistillationLoss,
     localization_distillation_loss,
@@ -52,15 +58,18 @@ __all__ = [
     'PixelWiseLoss',
     'SoftTargetLoss',
     'WeightedSoftCrossEntropyLoss',
+    'attention_transfer',
     'bounded_regression_loss',
     'channel_wise_divergence',
     'classification_distillation_loss',
     'dist_loss',
     'dkd_loss',
     'feature_imitation_loss',
+    'feature_map_transfer',
     'fgd_loss',
     'gradient_penalty',
     'localization_distillation_loss',
+    'mean_transfer',
     'mgd_loss',
     'pair_wise_loss',
     'pixel_wise_loss',
@@ -68,6 +77,7 @@ __all__ = [
     'quality_focal_distillation_loss',
     'soft_target_loss',
     'valuable_localization_region',
+    'variance_transfer',
     'weighted_soft_binary_cross_entropy',
     'weighted_soft_cross_entropy',
 ]

@@ -1,0 +1,149 @@
+"""BERT with the interface of MMDetection's language models."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from ..registry import MODELS
+from .encoder import TextEncoder
+from .hub import from_hub, load_weights, transformers
+from .masks import phrase_masks
+
+
+@MODELS.register_module()
+class BertModel(BaseModel):
+    """BERT for Grounding DINO and GLIP, with any transformers since version 4.
+
+    It takes the place of MMDetection's ``BertModel``, which does not run with version
+    5: the same arguments, outputs and keys, so that checkpoints of the zoo load.
+
+    Args:
+        name: Folder with tokenizer, config and weights in the format of transformers,
+            or their name on the Hugging Face Hub.
+        max_tokens: Longer texts are cut off.
+        pad_to_max: Whether texts are padded to ``max_tokens``, not to the longest.
+        use_sub_sentence_represent: Whether the tokens of a phrase see each other
+            alone; see :func:`~mmkd.text.masks.phrase_masks`.
+        special_tokens_list: Tokens that end a phrase.
+        add_pooling_layer: Whether to add the pooler, which nothing here uses.
+        num_layers_of_embedded: Last layers whose mean is the embedding.
+        use_checkpoint: Whether layers are computed again in the backward pass, which
+            takes less memory.
+        kwargs: ``init_cfg`` and ``data_preprocessor`` of MMEngine's ``BaseModel``.
+
+    Attributes:
+        tokenizer: Of transformers.
+        language_backbone: With the :class:`~mmkd.text.encoder.TextEncoder` as ``body``.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or name.
+        ImportError: If transformers is not installed.
+        ValueError: If phrases are asked for without tokens that end them.
+    """
+
+    def __init__(
+        self,
+        name: str = 'bert-base-uncased',
+        max_tokens: int = 256,
+        pad_to_max: bool = True,
+        use_sub_sentence_represent: bool = False,
+        special_tokens_list: Sequence[str] | None = None,
+        add_pooling_layer: bool = False,
+        num_layers_of_embedded: int = 1,
+        use_checkpoint: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.max_tokens = max_tokens
+        self.pad_to_max = pad_to_max
+        self.tokenizer = from_hub(
+            transformers().AutoTokenizer.from_pretrained, name, 'a tokenizer'
+        )
+        body = TextEncoder(
+            self._network(name, add_pooling_layer),
+            num_layers_of_embedded,
+            use_checkpoint,
+            self._out_dim,
+        )
+        self.language_backbone = nn.Sequential(OrderedDict(body=body))
+        self.use_sub_sentence_represent = use_sub_sentence_represent
+        if use_sub_sentence_represent:
+            if not special_tokens_list:
+                raise ValueError(
+                    'use_sub_sentence_represent needs special_tokens_list, the tokens '
+                    "that end a phrase: ['[CLS]', '[SEP]', '.', '?'] in Grounding DINO"
+                )
+            self.special_tokens = self.tokenizer.convert_tokens_to_ids(
+                list(special_tokens_list)
+            )
+
+    _out_dim: int | None = None
+
+    def _network(self, name: str, add_pooling_layer: bool) -> nn.Module:
+        return load_weights(transformers().BertModel, name, add_pooling_layer)
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """What encodes tokens."""
+        return self.language_backbone.body
+
+    def forward(
+        self, captions: Sequence[str] | Mapping[str, Tensor], **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Encode texts.
+
+        Args:
+            captions: Texts, or their tokens as :meth:`tokenize` returns them.
+            kwargs: Ignored, as by MMDetection's.
+
+        Returns:
+            See :class:`~mmkd.text.encoder.TextEncoder`; with phrases
+            ``text_token_mask`` (B, T), what is no padding, and ``position_ids``, too.
+        """
+        is_text = not isinstance(captions, Mapping)
+        x = self.inputs_of(self.tokenize(captions) if is_text else captions)
+        features = self.language_backbone(x)
+        if self.use_sub_sentence_represent:
+            for key in ('position_ids', 'text_token_mask'):
+                features[key] = x[key]
+        return features
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Tokens of texts, each (B, T), on the device of the weights.
+
+        Args:
+            captions: Texts.
+        """
+        tokens = self.tokenizer(
+            list(captions),
+            max_length=self.max_tokens,
+            padding='max_length' if self.pad_to_max else 'longest',
+            return_tensors='pt',
+            truncation=True,
+        )
+        return dict(tokens.to(next(self.language_backbone.parameters()).device))
+
+    def inputs_of(self, tokens: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What the encoder is given for tokens: masks and positions.
+
+        Args:
+            tokens: ``input_ids`` and ``attention_mask``, each (B, T).
+
+        Returns:
+            See :meth:`mmkd.text.encoder.TextEncoder.forward`.
+        """
+        ids, mask = tokens['input_ids'], tokens['attention_mask']
+        valid = dict(input_ids=ids, text_token_mask=mask.bool())
+        if not self.use_sub_sentence_represent:
+            # The kind of a token is always the first one here.
+            return dict(valid, attention_mask=mask)
+        pairs, positions = phrase_masks(ids, self.special_tokens)
+        kinds = tokens.get('token_type_ids')
+        return dict(
+            valid, attention_mask=pairs, position_ids=positions, token_type_ids=kinds
+        )

@@ -1,0 +1,102 @@
+"""Tokenizers, configs and weights of transformers, from a folder or the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def transformers() -> Any:
+    """The library, imported when something is built of it.
+
+    Raises:
+        ImportError: If it is not installed, with what to do.
+    """
+    try:
+        import transformers as library
+    except ImportError as error:
+        raise ImportError(
+            'text encoders need transformers, which cannot be imported '
+            f"({error}): pip install 'mmkd[text]'"
+        ) from error
+    return library
+
+
+def from_hub(load: Callable[..., Any], name: str, what: str, **kwargs: Any) -> Any:
+    """Read something by a name of the hub or a folder.
+
+    Args:
+        load: A ``from_pretrained`` of transformers.
+        name: Name on the hub, or folder.
+        what: What it is, for messages.
+        kwargs: Further arguments of ``load``.
+
+    Returns:
+        What was read.
+
+    Raises:
+        FileNotFoundError: If neither a folder nor the hub has it, with what to do.
+    """
+    try:
+        return load(name, **kwargs)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        if Path(name).expanduser().is_dir():
+            raise FileNotFoundError(
+                f'name must be a folder with {what} in the format of transformers, '
+                f'but {name} has none that can be read: {reason}'
+            ) from error
+        raise FileNotFoundError(
+            f'name must be a folder or a model on the Hugging Face Hub, and {what} of '
+            f'{name!r} could not be had from there: {reason} Without a connection: '
+            f'`hf download {name} --local-dir FOLDER` where there is one, and '
+            'name=FOLDER here'
+        ) from error
+
+
+def load_weights(model_class: Any, name: str, add_pooling_layer: bool) -> Any:
+    """A model of transformers with its weights, in float32.
+
+    Args:
+        model_class: Its class.
+        name: Name on the hub, or folder.
+        add_pooling_layer: Whether it has a pooler.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or name.
+        ValueError: If what is there are weights of another model.
+    """
+    # What it would warn of in many lines is looked at below.
+    with _quiet():
+        model, report = from_hub(
+            model_class.from_pretrained,
+            name,
+            f'weights of a {model_class.__name__}',
+            add_pooling_layer=add_pooling_layer,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    missing = {*report['missing_keys'], *(k[0] for k in report['mismatched_keys'])}
+    missing = sorted(k for k in missing if 'pooler' not in k)  # which nothing reads
+    if missing:
+        raise ValueError(
+            f'name must have the weights of a {model_class.__name__}, but in {name} '
+            f'{len(missing)} are missing or of another shape, such as {missing[0]}'
+        )
+    return model.float()  # version 5 keeps the type of the file
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logging = transformers().utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
