@@ -43,7 +43,8 @@ class BertModel(BaseModel):
     Raises:
         FileNotFoundError: If there is no such folder or name.
         ImportError: If transformers is not installed.
-        ValueError: If phrases are asked for without tokens that end them.
+        ValueError: If phrases are asked for without tokens that end them, texts are
+            longer than there are positions, or the weights are those of another model.
     """
 
     def __init__(
@@ -64,8 +65,15 @@ class BertModel(BaseModel):
         self.tokenizer = from_hub(
             transformers().AutoTokenizer.from_pretrained, name, 'a tokenizer'
         )
+        network = self._network(name, add_pooling_layer)
+        places = network.config.max_position_embeddings
+        if max_tokens > places:
+            raise ValueError(
+                f'max_tokens must be at most {places}, the positions of {name}, but is '
+                f'{max_tokens}'
+            )
         body = TextEncoder(
-            self._network(name, add_pooling_layer),
+            network,
             num_layers_of_embedded,
             use_checkpoint,
             self._out_dim,
@@ -84,13 +92,13 @@ class BertModel(BaseModel):
 
     _out_dim: int | None = None
 
-    def _network(self, name: str, add_pooling_layer: bool) -> nn.Module:
+    def _network(self, name: str, add_pooling_layer: bool) -> Any:
         return load_weights(transformers().BertModel, name, add_pooling_layer)
 
     @property
     def encoder(self) -> TextEncoder:
         """What encodes tokens."""
-        return self.language_backbone.body
+        return self.language_backbone.body  # type: ignore[return-value]
 
     def forward(
         self, captions: Sequence[str] | Mapping[str, Tensor], **kwargs: Any
@@ -105,8 +113,9 @@ class BertModel(BaseModel):
             See :class:`~mmkd.text.encoder.TextEncoder`; with phrases
             ``text_token_mask`` (B, T), what is no padding, and ``position_ids``, too.
         """
-        is_text = not isinstance(captions, Mapping)
-        x = self.inputs_of(self.tokenize(captions) if is_text else captions)
+        if not isinstance(captions, Mapping):
+            captions = self.tokenize(captions)
+        x = self.inputs_of(captions)
         features = self.language_backbone(x)
         if self.use_sub_sentence_represent:
             for key in ('position_ids', 'text_token_mask'):

@@ -64,13 +64,13 @@ class MobileBertModel(BertModel):
         self._out_dim = out_dim
         super().__init__(name, **kwargs)
 
-    def _network(self, name: str, add_pooling_layer: bool) -> nn.Module:
+    def _network(self, name: str, add_pooling_layer: bool) -> Any:
         if self._structure is None:
             return load_weights(transformers().MobileBertModel, name, add_pooling_layer)
         return build(name, self._structure, add_pooling_layer)
 
 
-def build(name: str, structure: Mapping[str, Any], pooler: bool = False) -> nn.Module:
+def build(name: str, structure: Mapping[str, Any], pooler: bool = False) -> Any:
     """An encoder of MobileBERT's blocks with random weights.
 
     Args:

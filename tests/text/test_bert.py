@@ -53,7 +53,7 @@ def test_a_phrase_is_as_it_is_alone(bert):
 
 
 def test_padding_never_changes_valid_tokens(bert):
-    for told in (PHRASES, dict(pad_to_max=False)):
+    for told in (PHRASES, dict(max_tokens=64, pad_to_max=False)):
         model = BertModel(bert, **told).eval()
         with torch.no_grad():
             alone = model(TEXTS[1:])['embedded'][0]
@@ -64,7 +64,7 @@ def test_padding_never_changes_valid_tokens(bert):
 
 @pytest.mark.parametrize('pooler', [True, False])
 def test_keys_are_mmdetections(bert, pooler):
-    ours = BertModel(bert, add_pooling_layer=pooler)
+    ours = BertModel(bert, max_tokens=64, add_pooling_layer=pooler)
     theirs = stock(name=bert, add_pooling_layer=pooler)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     for key, value in theirs.state_dict().items():
@@ -77,7 +77,7 @@ def test_keys_are_mmdetections(bert, pooler):
 
 @pytest.mark.skipif(IS_FIVE, reason="MMDetection's does not run with transformers 5")
 @pytest.mark.parametrize(
-    'told', [PHRASES, dict(max_tokens=16), dict(num_layers_of_embedded=2)]
+    'told', [PHRASES, dict(max_tokens=16), dict(max_tokens=9, num_layers_of_embedded=2)]
 )
 def test_equals_mmdetections(bert, told):
     ours, theirs = BertModel(bert, **told).eval(), stock(name=bert, **told)
@@ -122,7 +122,9 @@ def test_weights_are_float32_whatever_the_file_has(bert, tmp_path):
     model.save_pretrained(tmp_path)
     for name in ('vocab.txt', 'tokenizer_config.json'):
         (tmp_path / name).write_bytes((bert_file(bert, name)).read_bytes())
-    assert {p.dtype for p in BertModel(str(tmp_path)).parameters()} == {torch.float32}
+    assert {p.dtype for p in BertModel(str(tmp_path), max_tokens=64).parameters()} == {
+        torch.float32
+    }
 
 
 def bert_file(folder, name):
@@ -150,6 +152,13 @@ def test_weights_of_another_model(tmp_path):
         BertModel(str(folder))
 
 
+def test_texts_longer_than_the_model_knows_places_for(bert):
+    with pytest.raises(
+        ValueError, match='max_tokens must be at most 64, the positions'
+    ):
+        BertModel(bert, max_tokens=65)
+
+
 def test_phrases_need_what_ends_them(bert):
     with pytest.raises(ValueError, match='needs special_tokens_list'):
-        BertModel(bert, use_sub_sentence_represent=True)
+        BertModel(bert, max_tokens=64, use_sub_sentence_represent=True)

@@ -36,7 +36,7 @@ IB_BERT = dict(
 
 def test_equals_transformers(tmp_path):
     folder = make_bert(tmp_path, 'MobileBertModel', **THIN)
-    model = MobileBertModel(str(folder), pad_to_max=False).eval()
+    model = MobileBertModel(str(folder), max_tokens=64, pad_to_max=False).eval()
     reference = transformers.MobileBertModel.from_pretrained(folder).eval()
     tokens = model.tokenize(['a red cat sits on the mat'])
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_transformers_embeddings_see_padding(tmp_path):
         mask = (padded > 0).long()
         beside = model(padded, attention_mask=mask).last_hidden_state[:, :4]
         assert (alone - beside).abs().max() > 0.01
-        ours = MobileBertModel(str(folder), pad_to_max=False).eval()
+        ours = MobileBertModel(str(folder), max_tokens=64, pad_to_max=False).eval()
         words = ours.encoder.model.embeddings.word_embeddings
         words.weight[0] = 1.0
         for tokens in (ids, padded):
@@ -67,7 +67,7 @@ def test_transformers_embeddings_see_padding(tmp_path):
             torch.testing.assert_close(found['hidden'][:, :4], alone)
 
 
-@pytest.mark.parametrize('told', [PHRASES, dict(pad_to_max=False)])
+@pytest.mark.parametrize('told', [PHRASES, dict(max_tokens=64, pad_to_max=False)])
 @pytest.mark.parametrize(
     'structure',
     [THIN, dict(THIN, embedding_size=32, trigram_input=False), IB_BERT],

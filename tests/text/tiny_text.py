@@ -23,6 +23,7 @@ WORDS += ['mat', 'and', 'street', 'car', 'bus', 'two', 'men', 'of', 'green']
 SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', '?']
 #: As Grounding DINO asks for phrases.
 PHRASES = dict(
+    max_tokens=64,
     pad_to_max=False,
     use_sub_sentence_represent=True,
     special_tokens_list=['[CLS]', '[SEP]', '.', '?'],
