@@ -20,7 +20,7 @@ else:
     _Base = object
 
 #: Children that an extended model has beside the stock ones.
-ADDED = ('distiller', 'netaug')
+ADDED = ('distiller', 'netaug', 'transfer')
 
 
 class Extended(_Base):

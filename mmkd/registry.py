@@ -67,5 +67,17 @@ DATASETS = LeafRegistry(
     'dataset',
     parent=root.DATASETS,
     scope='mmkd',
-    locations=['mmkd.cache.seeded_views'],
+    locations=['mmkd.cache.seeded_views', 'mmkd.text.dataset'],
+)
+METRICS = LeafRegistry(
+    'metric',
+    parent=root.METRICS,
+    scope='mmkd',
+    locations=['mmkd.text.metric'],
+)
+FUNCTIONS = LeafRegistry(
+    'function',
+    parent=root.FUNCTIONS,
+    scope='mmkd',
+    locations=['mmkd.text.dataset'],
 )

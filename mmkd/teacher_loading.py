@@ -78,9 +78,9 @@ def load_teacher(
     if checkpoint is None and 'checkpoint' not in options:
         checkpoint = zoo_url
     if checkpoint is not None:
-        path = _local_path(str(checkpoint))
+        path = local_path(str(checkpoint))
         contents = load_file(path, map_location='cpu', trust=trust)
-        state = _state_dict(contents, path)
+        state = state_dict_of(contents, path)
         if cfg is None:
             cfg = _stored_config(contents, path)
             if not trust:
@@ -170,7 +170,7 @@ def load_contents_strictly(model: nn.Module, contents: Any, source: str) -> None
     Raises:
         ValueError: If it holds no weights, or other ones.
     """
-    load_strictly(model, _state_dict(contents, Path(source)), source=source)
+    load_strictly(model, state_dict_of(contents, Path(source)), source=source)
 
 
 def _load(model: nn.Module, state: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
@@ -217,7 +217,12 @@ def _as_options(teacher: str | Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _local_path(checkpoint: str) -> Path:
+def local_path(checkpoint: str) -> Path:
+    """A checkpoint's file here, downloaded if it is an address.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
     if re.match(r'https?://', checkpoint):
         return fetch(checkpoint)
     path = Path(checkpoint).expanduser()
@@ -228,7 +233,12 @@ def _local_path(checkpoint: str) -> Path:
     return path
 
 
-def _state_dict(contents: Any, path: Path) -> Mapping[str, Any]:
+def state_dict_of(contents: Any, path: Path) -> Mapping[str, Any]:
+    """The weights that a checkpoint's contents are, or hold.
+
+    Raises:
+        ValueError: If there are none.
+    """
     state = contents.get('state_dict', contents) if isinstance(contents, dict) else None
     if not isinstance(state, Mapping) or not state:
         raise ValueError(f'{path} holds no state_dict')

@@ -7,6 +7,7 @@ from .distiller_state_hook import DistillerStateHook
 from .loss_balance_hook import LossBalanceHook
 from .recalibrate_hook import RecalibrateHook
 from .sort_channels_hook import SortChannelsHook
+from .transfer_hook import TransferHook
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -16,4 +17,5 @@ __all__ = [
     'LossBalanceHook',
     'RecalibrateHook',
     'SortChannelsHook',
+    'TransferHook',
 ]

@@ -43,6 +43,11 @@ def augmented_of(runner: Any) -> nn.Module | None:
     return next((m for m in modules if 'netaug' in m._modules), None)
 
 
+def transfer_of(runner: Any) -> Any:
+    """What teaches a text encoder in a runner's model; ``None`` elsewhere."""
+    return model_of(runner)._modules.get('transfer')
+
+
 def is_iteration_based(runner: Any) -> bool:
     """Whether the whole training is one epoch to the loop."""
     return isinstance(runner.train_loop, IterBasedTrainLoop)

@@ -22,7 +22,13 @@ from ._changed_losses import (
     parameter_names,
     sentence,
 )
-from ._runner import distiller_of, is_iteration_based, model_of, netaug_of
+from ._runner import (
+    distiller_of,
+    is_iteration_based,
+    model_of,
+    netaug_of,
+    transfer_of,
+)
 from ._worker_rng import WorkerRng
 
 _KEY = 'distiller'
@@ -120,12 +126,15 @@ class DistillerStateHook(Hook):
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Add the distiller's state."""
         distiller, netaug = distiller_of(runner), netaug_of(runner)
-        learnt: dict = dict(state_dict={}, teacher={}, netaug={})
+        transfer = transfer_of(runner)
+        learnt: dict = dict(state_dict={}, teacher={}, netaug={}, transfer={})
         if distiller is not None:
             learnt['state_dict'] = distiller.state_dict()
             learnt['teacher'] = distiller.teacher.state_dict()
         if netaug is not None:
             learnt['netaug'] = netaug.state_dict()
+        if transfer is not None:
+            learnt['transfer'] = transfer.state_dict()
         if get_world_size() == 1:
             states = [self._state()]
         else:
@@ -146,7 +155,12 @@ class DistillerStateHook(Hook):
             return
         entry: Any = checkpoint.get(_KEY)
         distiller, netaug = distiller_of(runner), netaug_of(runner)
-        for child, what in ((distiller, 'of the distiller'), (netaug, 'of NetAug')):
+        transfer = transfer_of(runner)
+        for child, what in (
+            (distiller, 'of the distiller'),
+            (netaug, 'of NetAug'),
+            (transfer, 'of the head for masked words'),
+        ):
             if child is not None and entry is None:
                 raise RuntimeError(
                     f'the checkpoint to resume from holds no state {what}; '
@@ -155,6 +169,9 @@ class DistillerStateHook(Hook):
         if distiller is not None:
             _restore(distiller, entry, checkpoint, runner)
         _restore_netaug(netaug, entry or {})
+        if transfer is not None:
+            transfer.load_state_dict(entry.get('transfer') or {})
+            transfer.resume_check.is_restored = True
         _reseed_data(runner, checkpoint)
         _tell_of_a_repeated_epoch(runner, checkpoint)
         states = [] if entry is None else entry['rng']

