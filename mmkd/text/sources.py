@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,9 @@ def captions(path: Path) -> Iterator[str]:
     if not isinstance(found, list):
         raise ValueError(f'{path} must be a list of captions or have annotations')
     for item in track(found, _WHAT, transient=True):
-        text = item if isinstance(item, str) else item.get('caption')
+        text = item.get('caption') if isinstance(item, Mapping) else item
         if not isinstance(text, str):
-            raise ValueError(f'{path} has an entry without a caption: {item}')
+            raise ValueError(f'{path} has an entry without a caption: {item!r}')
         if text.strip():
             yield text.strip()
 
