@@ -40,11 +40,12 @@ class MaskedLMHead(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.bias = nn.Parameter(torch.zeros(words))
         embedded = encoder.embeddings.word_embeddings.embedding_dim
-        self.dense = nn.Linear(words, width - embedded, bias=False)
+        self.dense: nn.Linear | None = None
         std = config.initializer_range
         nn.init.normal_(self.transform['dense'].weight, std=std)
         nn.init.zeros_(self.transform['dense'].bias)
         if width > embedded:
+            self.dense = nn.Linear(words, width - embedded, bias=False)
             nn.init.normal_(self.dense.weight, std=std)
 
     def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
@@ -56,7 +57,8 @@ class MaskedLMHead(nn.Module):
         """
         x = self.activation(self.transform['dense'](hidden))
         x = self.transform['LayerNorm'](x)
-        return x @ torch.cat([words.T, self.dense.weight]) + self.bias
+        columns = [words.T] if self.dense is None else [words.T, self.dense.weight]
+        return x @ torch.cat(columns) + self.bias
 
 
 def hide_words(

@@ -7,10 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-#: Added to the score of a pair that is not seen. Not the lowest number of a type, which
-#: becomes infinite in a coarser one; its exponential is 0 in all of them.
-LOWEST = -1e4
-
 
 def phrase_masks(
     input_ids: Tensor, special_ids: Sequence[int]
@@ -63,12 +59,13 @@ def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
         dtype: Of the scores.
 
     Returns:
-        0 where a key is seen and :data:`LOWEST` where not, (B, 1, 1 or T, T).
+        0 where a key is seen and the lowest number where not, (B, 1, 1 or T, T).
 
     Example:
-        >>> additive_mask(torch.tensor([[1, 0]]), torch.float32)[0, 0, 0].tolist()
-        [0.0, -10000.0]
+        >>> additive_mask(torch.tensor([[1, 0]]), torch.float16)[0, 0, 0].tolist()
+        [0.0, -65504.0]
     """
     seen = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
     zeros = torch.zeros(seen.shape, dtype=dtype, device=mask.device)
-    return zeros.masked_fill(~seen.bool(), LOWEST)
+    # Without normalisation scores have no bound: nothing less would be sure.
+    return zeros.masked_fill(~seen.bool(), torch.finfo(dtype).min)

@@ -77,11 +77,11 @@ class Schedule:
         layers, ones = range(self.layers), (1.0,) * self.layers
         if self.kind == 'auxiliary':
             return Stage(layers, ones, True, 1.0)
-        end = max_iters if self.transfer_iters is None else self.transfer_iters
-        if iteration >= end:
+        if self.transfer_iters is not None and iteration >= self.transfer_iters:
             return Stage(range(0), ones, True, 1.0)
         if self.kind == 'joint':
             return Stage(layers, ones, False, 0.0)
+        end = max_iters if self.transfer_iters is None else self.transfer_iters
         active = min(iteration * self.layers // end, self.layers - 1)
         rates = [FINISHED] * active + [1.0] + [0.0] * (self.layers - active - 1)
         return Stage(range(active, active + 1), tuple(rates), False, 0.0)

@@ -89,7 +89,7 @@ def _head_of(name: str, encoder: TextEncoder) -> MaskedLMHead | None:
     head = MaskedLMHead(encoder.model)
     state = whole.cls.predictions.state_dict()
     own = {k: v for k, v in state.items() if k in head.state_dict()}
-    load_strictly(head, own, ('dense.weight',), name)
+    load_strictly(head, own, (), name)
     return head
 
 

@@ -72,10 +72,13 @@ def make_bert(folder: Path, kind: str = 'BertModel', seed: int = 0, **config) ->
     config_class = getattr(transformers, kind).config_class
     with seeded(seed):
         model = getattr(transformers, kind)(config_class(**sizes))
-        # Weights of a standard deviation of 0.02 make every layer nearly the same.
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 2 and 'LayerNorm' not in name:
+        # Weights of a standard deviation of 0.02 make every layer nearly the same, and
+        # normalisations as they begin leave no means or variances to compare.
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
                 torch.nn.init.normal_(parameter, std=0.3)
+            else:
+                parameter.data += 0.3 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     return folder
 
