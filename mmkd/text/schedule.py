@@ -18,12 +18,14 @@ class Stage:
         rates: Factor of the learning rate of every layer.
         masked_lm: Whether words are guessed.
         rest: Factor of the learning rate of what is no layer: embeddings and heads.
+        apart: Whether a layer learns of its own terms alone, and not of later ones'.
     """
 
     layers: range
     rates: tuple[float, ...]
     masked_lm: bool
     rest: float
+    apart: bool = False
 
 
 class Schedule:
@@ -42,7 +44,7 @@ class Schedule:
     Example:
         >>> schedule = Schedule('progressive', 3, 30)
         >>> schedule.at(12, 40).layers, schedule.at(12, 40).rates
-        (range(1, 2), (0.1, 1.0, 0.0))
+        (range(0, 2), (0.1, 1.0, 0.0))
         >>> schedule.at(30, 40).masked_lm
         True
     """
@@ -84,4 +86,4 @@ class Schedule:
         end = max_iters if self.transfer_iters is None else self.transfer_iters
         active = min(iteration * self.layers // end, self.layers - 1)
         rates = [FINISHED] * active + [1.0] + [0.0] * (self.layers - active - 1)
-        return Stage(range(active, active + 1), tuple(rates), False, 0.0)
+        return Stage(range(active + 1), tuple(rates), False, 0.0, apart=True)

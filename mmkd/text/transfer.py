@@ -250,8 +250,10 @@ class Transfer(nn.Module):
         last = len(encoder.layers) if stage.masked_lm else stage.layers.stop
         compared = [encoder.layers[i] for i in stage.layers]
         with recorded_scores(compared) as scores:
-            for layer in encoder.layers[:last]:
-                states.append(encoder.run_layer(layer, states[-1], mask))
+            for i, layer in enumerate(encoder.layers[:last]):
+                # New embeddings learn with the first layer.
+                before = states[-1].detach() if stage.apart and i else states[-1]
+                states.append(encoder.run_layer(layer, before, mask))
         return states, [one.read() for one in scores]
 
     @torch.no_grad()

@@ -150,8 +150,8 @@ def test_dropout_is_off(bert):
     [
         (0, [0], (1.0, 0.0, 0.0), False),
         (9, [0], (1.0, 0.0, 0.0), False),
-        (10, [1], (0.1, 1.0, 0.0), False),
-        (29, [2], (0.1, 0.1, 1.0), False),
+        (10, [0, 1], (0.1, 1.0, 0.0), False),
+        (29, [0, 1, 2], (0.1, 0.1, 1.0), False),
         (30, [], (1.0, 1.0, 1.0), True),
     ],
 )
@@ -169,11 +169,35 @@ def test_other_stages():
     assert not joint.at(29, 40).masked_lm
     assert joint.at(30, 40).masked_lm
     # Without a number the layers take all of the training, unequal parts at the end.
-    whole = [Schedule('progressive', 3, None).at(i, 10).layers[0] for i in range(10)]
+    whole = [Schedule('progressive', 3, None).at(i, 10).layers[-1] for i in range(10)]
     assert whole == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
     auxiliary = Schedule('auxiliary', 3, None).at(5, 10)
     assert auxiliary.masked_lm
     assert list(auxiliary.layers) == [0, 1, 2]
+
+
+@pytest.mark.parametrize('structure', [COPIED, THIN], ids=['copied', 'new embeddings'])
+def test_a_term_reaches_its_own_layer_alone(bert, structure):
+    """Layers that wait get nothing; of a later layer's terms none gets anything."""
+    model = make(bert, structure)
+    for iteration, layers in ((0, {'0'}), (10, {'0', '1'}), (20, {'0', '1', '2'})):
+        model.zero_grad()
+        total(step(model, iteration)).backward()
+        found = {n for n, p in model.named_parameters() if p.grad is not None}
+        assert {model.transfer.part_of(name) for name in found} == layers
+        has_embeddings = any('word_embeddings' in name for name in found)
+        assert has_embeddings == (structure is THIN)
+    # What the first layer gets in the last stage is what it gets in its own.
+    gradients = []
+    for iteration in (0, 29):
+        model.zero_grad()
+        total(step(model, iteration)).backward()
+        gradients.append(
+            {n: p.grad for n, p in model.named_parameters() if '.layer.0.' in n}
+        )
+    assert len(gradients[0]) > 20
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], msg=name)
 
 
 def test_words_are_hidden_as_berts_are(bert):
