@@ -5,12 +5,19 @@
     python tools/check.py mmdet::gfl/gfl_r50_fpn_1x_coco.py \
         --teacher mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py --method hint
 
+Of a text encoder that learns layer by layer it shows how near it is to its teacher:
+
+    python tools/check.py configs/mobilebert/mobilebert_minilm_wikitext2.py \
+        --checkpoint work_dirs/mobilebert_minilm_wikitext2/iter_2400.pth
+
 Nothing is written. Exit code 0: ready, perhaps with warnings; 1: errors, each one
 sentence with a remedy; 2: the command itself makes no sense.
 """
 
 import argparse
 import sys
+
+from mmengine.device import get_device
 
 from mmkd.cli import add_config_options, add_run_arguments, one_sentence_errors
 from mmkd.preflight import check
@@ -39,6 +46,9 @@ def parse_args() -> argparse.Namespace:
         help='training steps that are timed, of each kind; 5 by default',
     )
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ...; the best by default')
+    parser.add_argument(
+        '--checkpoint', help='of a text encoder that is compared with its teacher'
+    )
     add_config_options(parser)
     return parser.parse_args()
 
@@ -64,6 +74,13 @@ def main() -> None:
             use_amp(cfg)
         if args.seed is not None:
             cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
+        if cfg.model.type == 'mmkd.MobileBertTransfer':
+            # Text encoders need transformers, which nothing else here does.
+            from mmkd.text.check import check_text
+
+            batches = args.batches or sys.maxsize
+            check_text(cfg, args.checkpoint, args.device or get_device(), batches)
+            sys.exit(0)
         findings = check(cfg, args.device, args.batches, args.steps)
     sys.exit(1 if findings.errors else 0)
 

@@ -1,10 +1,15 @@
 #!/usr/bin/env python
 """Write the student of a checkpoint alone, with its stock config beside it.
 
-python tools/export.py work_dirs/hint_gfl_r50_gfl_r101_1x_coco/epoch_12.pth
+    python tools/export.py work_dirs/hint_gfl_r50_gfl_r101_1x_coco/epoch_12.pth
+
+The text encoder of a run is put into a detector by --detector:
+
+    python tools/export.py CHECKPOINT --detector mmdet::grounding_dino/...
 """
 
 import argparse
+from pathlib import Path
 
 from mmkd.cli import one_sentence_errors
 from mmkd.export import export_student
@@ -28,22 +33,33 @@ def parse_args() -> argparse.Namespace:
         '--trust', action='store_true', help='allow the file to run code while loading'
     )
     parser.add_argument(
+        '--detector', help='config or zoo name of the detector that gets the encoder'
+    )
+    parser.add_argument(
+        '--detector-checkpoint', help="its weights; the zoo's by default"
+    )
+    parser.add_argument(
         '--overwrite', action='store_true', help='replace files that exist'
     )
     return parser.parse_args()
 
 
+def export(args: argparse.Namespace) -> tuple[Path, Path]:
+    told = dict(out=args.out, trust=args.trust, overwrite=args.overwrite)
+    if not args.detector:
+        return export_student(args.checkpoint, raw=args.raw, config=args.config, **told)
+    # Text encoders need transformers, which nothing else here does.
+    from mmkd.text.detector import export_detector
+
+    return export_detector(
+        args.checkpoint, args.detector, args.detector_checkpoint, **told
+    )
+
+
 def main() -> None:
     args = parse_args()
     with one_sentence_errors():
-        weights, config = export_student(
-            args.checkpoint,
-            args.out,
-            args.raw,
-            args.config,
-            args.trust,
-            args.overwrite,
-        )
+        weights, config = export(args)
     print(f'weights: {weights}\nconfig:  {config}')
 
 

@@ -154,9 +154,9 @@ def test_weights_of_another_model(tmp_path):
 
 def test_texts_longer_than_the_model_knows_places_for(bert):
     with pytest.raises(
-        ValueError, match='max_tokens must be at most 64, the positions'
+        ValueError, match='max_tokens must be at most 256, the positions'
     ):
-        BertModel(bert, max_tokens=65)
+        BertModel(bert, max_tokens=257)
 
 
 def test_phrases_need_what_ends_them(bert):

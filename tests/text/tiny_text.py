@@ -33,7 +33,7 @@ SMALL = dict(
     num_hidden_layers=3,
     num_attention_heads=4,
     intermediate_size=64,
-    max_position_embeddings=64,
+    max_position_embeddings=256,
 )
 #: A student of that teacher.
 THIN = dict(
