@@ -1,7 +1,7 @@
 # Segmentation of the demo's digits, for tools/reproduce.py: structured distillation
 # term by term with the demo's weights, and each other method by itself with those of
-# configs/_methods_. The pair-wise term costs what the pixel-wise one alone gains: the sum
-# runs with less of it, and with weights that were searched, too.
+# configs/_methods_. The pair-wise term costs what the pixel-wise one alone gains: the
+# sum runs with less of it, and with weights that were searched, too.
 data = 'Digits'
 title = 'Semantic FPN ResNet-18 of 8 channels <- 24'
 task = 'segmentation'
