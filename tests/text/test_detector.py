@@ -16,10 +16,8 @@ from mmkd.text.check import check_text
 from mmkd.text.detector import export_detector
 
 pytest.importorskip('mmdet')
-GROUNDING_DINO = (
-    'mmdet::grounding_dino/grounding_dino_swin-t_pretrain_obj365_goldg_cap4m.py'
-)
-GLIP = 'mmdet::glip/glip_atss_swin-t_a_fpn_dyhead_pretrain_obj365.py'
+GROUNDING_DINO = 'mmdet::grounding_dino/grounding_dino_swin-t_finetune_16xb2_1x_coco.py'
+GLIP = 'mmdet::glip/glip_atss_swin-t_a_fpn_dyhead_16xb2_ms-2x_funtune_coco.py'
 IS_FIVE = int(transformers.__version__.partition('.')[0]) >= 5
 COPIED = dict(THIN, embedding_size=32, trigram_input=False)
 TEXT = 'cat . dog . person .'
@@ -36,7 +34,8 @@ def small(name, bert, kind='mmkd.BertModel') -> Config:
     model.language_model.update(name=bert, type=kind)
     if name == GROUNDING_DINO:
         model.update(num_queries=20, test_cfg=dict(max_per_img=10))
-        model.encoder.num_layers = model.decoder.num_layers = 1
+        model.encoder.update(num_layers=1, num_cp=0)
+        model.decoder.num_layers = 1
     else:
         model.bbox_head.update(lang_model_name=bert, num_dyhead_blocks=1)
         model.test_cfg.score_thr = 0.0
