@@ -15,6 +15,7 @@ from .config_kind import (
     is_augmented,
     is_distilled,
     is_ours,
+    is_transfer,
     model_scope,
     names_mmkd,
     type_name,
@@ -251,7 +252,7 @@ def student_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
         Config (path: None): {'model': {'type': 'Toy'}}
     """
     cfg = load_config(config)
-    if is_distilled(cfg):
+    if is_distilled(cfg) or is_transfer(cfg):
         _unwrap(cfg, 'student')
     if is_augmented(cfg):
         _unwrap(cfg, 'model')

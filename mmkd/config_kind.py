@@ -9,8 +9,14 @@ from mmengine.config import Config
 
 
 def is_distilled(cfg: Config) -> bool:
-    """Whether the model of a config is a student with a teacher."""
-    return 'student' in cfg.model and str(cfg.model.type).startswith('mmkd.')
+    """Whether the model of a config is a student with a teacher and losses."""
+    named = 'student' in cfg.model and str(cfg.model.type).startswith('mmkd.')
+    return named and not is_transfer(cfg)
+
+
+def is_transfer(cfg: Config) -> bool:
+    """Whether the model of a config is a text encoder that learns layer by layer."""
+    return type_name(cfg.get('model') or {}) == 'mmkd.MobileBertTransfer'
 
 
 def is_augmented(cfg: Config) -> bool:

@@ -17,6 +17,7 @@ from .config import (
     add_default_hooks,
     distill_config,
     is_distilled,
+    is_transfer,
     load_config,
     method_losses,
     model_scope,
@@ -67,6 +68,11 @@ def train_config(
     if cache and distill:
         _use_cache(cfg, cache)
     if not distill:
+        if is_transfer(cfg):
+            raise ValueError(
+                '--no-distill leaves nothing to train: a text encoder learns from its '
+                'teacher alone'
+            )
         cfg = student_config(cfg)
         name = f'{name}_no-distill'
     add_default_hooks(cfg)

@@ -20,6 +20,7 @@ import sys
 from mmengine.device import get_device
 
 from mmkd.cli import add_config_options, add_run_arguments, one_sentence_errors
+from mmkd.config_kind import is_transfer
 from mmkd.preflight import check
 from mmkd.training import train_config, use_amp
 
@@ -74,7 +75,7 @@ def main() -> None:
             use_amp(cfg)
         if args.seed is not None:
             cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
-        if cfg.model.type == 'mmkd.MobileBertTransfer':
+        if is_transfer(cfg):
             # Text encoders need transformers, which nothing else here does.
             from mmkd.text.check import check_text
 

@@ -27,7 +27,7 @@ class MobileBertTransfer(Extended):
         Devices, ACL 2020, https://arxiv.org/abs/2004.02984
 
     Args:
-        student: Config of a text encoder, such as :class:`~mmkd.text.MobileBertModel`,
+        student: Config of a text encoder, such as :class:`~mmkd.text.mobilebert.MobileBertModel`,
             or the encoder: as many layers, heads and features as the teacher.
         teacher: A folder or name of the hub, or ``dict(config=..., checkpoint=...)`` of
             a detector; see :func:`~mmkd.text.text_teacher.build_text_teacher`.
