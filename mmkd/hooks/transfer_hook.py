@@ -81,7 +81,7 @@ class TransferHook(Hook):
 def _parts(model: Any, transfer: Any, optimizer: Any) -> list[str]:
     """What part of the student every group of the optimizer is."""
     names = {id(p): name for name, p in model.named_parameters()}
-    parts = []
+    parts: list[str] = []
     for group in optimizer.param_groups:
         found = {transfer.part_of(names[id(p)]) for p in group['params']}
         if len(found) > 1:
@@ -110,7 +110,8 @@ def _check_precision(runner: Any) -> None:
         None,
         torch.float16,
     )
-    config = model_of(runner).encoder.model.config
+    model: Any = model_of(runner)
+    config = model.encoder.model.config
     if is_half and getattr(config, 'normalization_type', '') == 'no_norm':
         raise ValueError(
             "AmpOptimWrapper needs dtype='bfloat16' for a structure without "

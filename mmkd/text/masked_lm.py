@@ -31,19 +31,16 @@ class MaskedLMHead(nn.Module):
 
         config = encoder.config
         width, words = config.hidden_size, config.vocab_size
-        self.transform = nn.ModuleDict(
-            dict(
-                dense=nn.Linear(width, width),
-                LayerNorm=nn.LayerNorm(width, eps=config.layer_norm_eps),
-            )
-        )
+        dense = nn.Linear(width, width)
+        norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.transform = nn.ModuleDict(dict(dense=dense, LayerNorm=norm))
         self.activation = ACT2FN[config.hidden_act]
         self.bias = nn.Parameter(torch.zeros(words))
         embedded = encoder.embeddings.word_embeddings.embedding_dim
         self.dense: nn.Linear | None = None
         std = config.initializer_range
-        nn.init.normal_(self.transform['dense'].weight, std=std)
-        nn.init.zeros_(self.transform['dense'].bias)
+        nn.init.normal_(dense.weight, std=std)
+        nn.init.zeros_(dense.bias)
         if width > embedded:
             self.dense = nn.Linear(words, width - embedded, bias=False)
             nn.init.normal_(self.dense.weight, std=std)

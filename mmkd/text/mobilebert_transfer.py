@@ -27,8 +27,9 @@ class MobileBertTransfer(Extended):
         Devices, ACL 2020, https://arxiv.org/abs/2004.02984
 
     Args:
-        student: Config of a text encoder, such as :class:`~mmkd.text.mobilebert.MobileBertModel`,
-            or the encoder: as many layers, heads and features as the teacher.
+        student: Config of a text encoder, such as
+            :class:`~mmkd.text.mobilebert.MobileBertModel`, or the encoder: as many
+            layers, heads and features as the teacher.
         teacher: A folder or name of the hub, or ``dict(config=..., checkpoint=...)`` of
             a detector; see :func:`~mmkd.text.text_teacher.build_text_teacher`.
         schedule: ``'progressive'``, one layer after the other; ``'joint'``, all layers
@@ -87,7 +88,7 @@ class MobileBertTransfer(Extended):
     def train(self, mode: bool = True) -> MobileBertTransfer:
         """As usual, but that the student's dropout stays off, as the authors' does."""
         super().train(mode)
-        self.encoder.model.eval()
+        self.encoder.model.eval()  # type: ignore[union-attr]
         return self
 
     def val_step(self, data: Any) -> list[dict[str, Any]]:
@@ -96,7 +97,7 @@ class MobileBertTransfer(Extended):
         Args:
             data: A batch with ``captions``.
         """
-        data = self.data_preprocessor(data, False)
+        data = self.data_preprocessor(data, False)  # type: ignore[operator]
         return self.transfer.judge(self, data['captions'])  # type: ignore[arg-type]
 
     test_step = val_step

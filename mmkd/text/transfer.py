@@ -157,7 +157,7 @@ class Transfer(nn.Module):
             if self.seed is None:
                 self.seed = agreed_seed(tokens['input_ids'].device)
             words, guessed = hide_words(
-                words, student.tokenizer, self.seed, self.iteration
+                words, student.tokenizer, self.seed, self.iteration or 0
             )
         x = student.inputs_of(words)
         states, scores = self._run(student, x, stage)
