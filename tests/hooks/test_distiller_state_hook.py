@@ -135,7 +135,7 @@ def test_the_checkpoint_holds_stock_keys_and_plain_data(tmp_path):
     assert list(saved['state_dict']) == list(stock)
     assert set(saved['distiller']) == {
         *('state_dict', 'teacher', 'rng', 'losses', 'parameters', 'done_in_epoch'),
-        'netaug',
+        *('netaug', 'transfer'),
     }
     adapter = run.model.distiller.losses['loss_hint'].adapter.state_dict()
     assert {
