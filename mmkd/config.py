@@ -167,7 +167,7 @@ def distill_config(cfg: Config, teacher: Any, losses: Mapping[str, Any]) -> Conf
         teacher=teacher,
         losses=dict(losses),
     )
-    _add_import(cfg)
+    add_import(cfg)
     return cfg
 
 
@@ -226,7 +226,7 @@ def add_default_hooks(cfg: Config) -> Config:
         processor = cfg.get('log_processor') or ConfigDict()
         if type_name(processor, 'LogProcessor') == 'LogProcessor':
             cfg.log_processor = {**processor, 'type': 'mmkd.DistillLogProcessor'}
-    _add_import(cfg)
+    add_import(cfg)
     return cfg
 
 
@@ -306,7 +306,8 @@ def _imports(cfg: Config) -> list[str]:
     return [modules] if isinstance(modules, str) else list(modules)
 
 
-def _add_import(cfg: Config) -> None:
+def add_import(cfg: Config) -> None:
+    """Let a config import mmkd, beside what it imports."""
     # What the Runner writes into the work directory is for stock tools, too.
     modules = _imports(cfg)
     if 'mmkd' not in modules:

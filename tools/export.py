@@ -48,6 +48,11 @@ def export(args: argparse.Namespace) -> tuple[Path, Path]:
     told = dict(out=args.out, trust=args.trust, overwrite=args.overwrite)
     if not args.detector:
         return export_student(args.checkpoint, raw=args.raw, config=args.config, **told)
+    if args.raw or args.config:
+        raise ValueError(
+            '--raw and --config must not go with --detector: export the encoder first, '
+            'and put what is written into the detector'
+        )
     # Text encoders need transformers, which nothing else here does.
     from mmkd.text.detector import export_detector
 

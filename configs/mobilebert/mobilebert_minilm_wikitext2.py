@@ -1,4 +1,4 @@
-# A third of MiniLM's layers' weights, and its embeddings; on CPU in minutes.
+# A quarter of MiniLM's layers' weights, and its embeddings; on CPU in minutes.
 _base_ = ['../_base_/wikitext2_text.py', '../_base_/schedule_text_adamw.py']
 custom_imports = dict(imports='mmkd')
 model = dict(

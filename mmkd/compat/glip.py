@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import types
@@ -23,17 +24,26 @@ def install_glip() -> None:
     Its layers import a function from where version 5 has it no more, and call those of
     transformers with arguments that they have no more.
     """
-    if _LAYERS not in sys.modules:
+    module = sys.modules.get(_LAYERS)
+    if module is None:
         when_imported(_LAYERS, _with_present_names)
+    elif module.BertConfig is None and importlib.util.find_spec('transformers'):
+        # Imported before mmkd: once more, and what took its classes over.
+        with _with_present_names(module):
+            importlib.reload(module)
+        head: Any = sys.modules.get('mmdet.models.dense_heads.atss_vlfusion_head')
+        for name in ('BertEncoderLayer', 'VLFuse'):
+            if head is not None and hasattr(head, name):
+                setattr(head, name, getattr(module, name))
 
 
 @contextmanager
 def _with_present_names(module: types.ModuleType) -> Iterator[None]:
-    if importlib.util.find_spec('transformers') is None:
+    try:
+        from transformers import modeling_utils, pytorch_utils
+    except Exception:  # absent, or of no use here: stock code does without
         yield
         return
-    from transformers import modeling_utils, pytorch_utils
-
     if not hasattr(modeling_utils, 'apply_chunking_to_forward'):
         function = pytorch_utils.apply_chunking_to_forward
         modeling_utils.apply_chunking_to_forward = function  # type: ignore[attr-defined]

@@ -156,10 +156,11 @@ class DistillerStateHook(Hook):
         entry: Any = checkpoint.get(_KEY)
         distiller, netaug = distiller_of(runner), netaug_of(runner)
         transfer = transfer_of(runner)
+        head = getattr(transfer, 'head', None)
         for child, what in (
             (distiller, 'of the distiller'),
             (netaug, 'of NetAug'),
-            (transfer, 'of the head for masked words'),
+            (head, 'of the head for masked words'),
         ):
             if child is not None and entry is None:
                 raise RuntimeError(
@@ -169,9 +170,7 @@ class DistillerStateHook(Hook):
         if distiller is not None:
             _restore(distiller, entry, checkpoint, runner)
         _restore_netaug(netaug, entry or {})
-        if transfer is not None:
-            transfer.load_state_dict(entry.get('transfer') or {})
-            transfer.resume_check.is_restored = True
+        _restore_transfer(transfer, entry or {})
         _reseed_data(runner, checkpoint)
         _tell_of_a_repeated_epoch(runner, checkpoint)
         states = [] if entry is None else entry['rng']
@@ -211,6 +210,21 @@ def _restore(distiller: Any, entry: dict, checkpoint: dict, runner: Any) -> None
         fit_optimizers(checkpoint, entry.get('parameters'), runner, model_of(runner))
         forget_logs(checkpoint, gone)
         runner.logger.warning(sentence(new, gone))
+
+
+def _restore_transfer(transfer: Any, entry: dict) -> None:
+    """Load the head for masked words."""
+    if transfer is None:
+        return
+    try:
+        transfer.load_state_dict(entry.get('transfer') or {})
+    except RuntimeError as error:
+        raise RuntimeError(
+            'the checkpoint to resume from was written with another schedule, which '
+            'guesses masked words where this one does not, or the reverse; resume with '
+            f'it, or start anew with load_from: {" ".join(str(error).split())}'
+        ) from error
+    transfer.resume_check.is_restored = True
 
 
 def _restore_netaug(netaug: Any, entry: dict) -> None:

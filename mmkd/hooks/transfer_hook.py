@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
@@ -24,7 +23,7 @@ class TransferHook(Hook):
     Raises:
         ValueError: When the training starts, if the model is another one, parameters of
             several layers share a group of the optimizer, DDP would wait for layers
-            that do not take part, or the numbers would overflow.
+            that do not take part, or the training is too short for all of them.
 
     Example:
         >>> from mmkd.registry import HOOKS
@@ -47,6 +46,7 @@ class TransferHook(Hook):
                 'mmkd.TransferHook must go with a model of type mmkd.MobileBertTransfer'
             )
         transfer.max_iters = runner.max_iters
+        transfer.schedule.check(runner.max_iters)
         wrapper = runner.optim_wrapper
         if isinstance(wrapper, OptimWrapperDict):
             raise ValueError(
@@ -54,7 +54,6 @@ class TransferHook(Hook):
             )
         self._parts = _parts(model_of(runner), transfer, wrapper.optimizer)
         _check_wrapper(runner)
-        _check_precision(runner)
 
     def before_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None
@@ -100,20 +99,4 @@ def _check_wrapper(runner: Any) -> None:
         raise ValueError(
             'find_unused_parameters must be True in the config: layers that wait take '
             'no part in a step, and DistributedDataParallel would wait for them'
-        )
-
-
-def _check_precision(runner: Any) -> None:
-    wrapper = runner.optim_wrapper
-    context = getattr(wrapper, 'cast_dtype', None)
-    is_half = type(wrapper).__name__ == 'AmpOptimWrapper' and context in (
-        None,
-        torch.float16,
-    )
-    model: Any = model_of(runner)
-    config = model.encoder.model.config
-    if is_half and getattr(config, 'normalization_type', '') == 'no_norm':
-        raise ValueError(
-            "AmpOptimWrapper needs dtype='bfloat16' for a structure without "
-            "normalisation: its features are beyond float16's numbers"
         )

@@ -17,7 +17,7 @@ from .masks import phrase_masks
 
 @MODELS.register_module()
 class BertModel(BaseModel):
-    """BERT for Grounding DINO and GLIP, with any transformers since version 4.
+    """BERT for Grounding DINO and GLIP, on transformers 4.57 and 5.
 
     It takes the place of MMDetection's ``BertModel``, which does not run with version
     5: the same arguments, outputs and keys, so that checkpoints of the zoo load.
@@ -129,7 +129,7 @@ class BertModel(BaseModel):
             captions: Texts.
         """
         tokens = self.tokenizer(
-            list(captions),
+            [captions] if isinstance(captions, str) else list(captions),
             max_length=self.max_tokens,
             padding='max_length' if self.pad_to_max else 'longest',
             return_tensors='pt',

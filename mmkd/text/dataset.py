@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import barrier, get_local_rank
+from mmengine.dist import all_gather_object, get_local_rank
 from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -16,6 +16,9 @@ from ..registry import DATASETS, FUNCTIONS
 from . import sources
 from .hub import from_hub, transformers
 from .token_store import TokenStore, key_of, write
+
+#: Of what is kept; another number makes what was kept before unknown.
+_FORMAT = 1
 
 
 @DATASETS.register_module()
@@ -70,11 +73,13 @@ class TextDataset(Dataset):
         tokenizer = from_hub(
             transformers().AutoTokenizer.from_pretrained, name, 'a tokenizer'
         )
-        told = [names, prompts, longest_prompt, seed] if names else [column]
+        suffix = path.suffix if path else ''
+        told = [names, prompts, longest_prompt, seed] if names else [column, suffix]
         files = [path] if path else []
-        key = key_of([told, max_tokens], files, tokenizer)
+        key = key_of([_FORMAT, told, max_tokens], files, tokenizer)
         folder = Path(cache_dir).expanduser() / key
         # One process of every machine writes; the folder may be its own.
+        failure = None
         if get_local_rank() == 0 and not folder.is_dir():
             if names:
                 texts = sources.class_prompts(names, prompts, seed, longest_prompt)
@@ -82,9 +87,14 @@ class TextDataset(Dataset):
                 texts = sources.captions(path)
             else:
                 texts = sources.lines(path, column)  # type: ignore[arg-type]
-            write(folder, texts, tokenizer, max_tokens - 2)
+            try:
+                write(folder, texts, tokenizer, max_tokens - 2)
+            except Exception as error:  # all processes end, instead of waiting
+                failure = error
             print_log(f'mmkd: tokens are kept in {folder}', logger='current')
-        barrier()
+        others = [reason for reason in all_gather_object(str(failure or '')) if reason]
+        if others:
+            raise failure or RuntimeError(others[0])
         self._store = TokenStore(folder)
         self._first, self._last = (round(share * len(self._store)) for share in part)
         if self._first == self._last:

@@ -11,11 +11,12 @@ from mmengine.config import Config, ConfigDict
 
 from ..compat.checkpoint import load_file
 from ..compat.config_text import parse_config_text
-from ..config import load_config, student_config, without_run
+from ..config import add_import, load_config, student_config, without_run
 from ..fileio import replacing
 from ..teacher_loading import local_path, state_dict_of
 from .text_teacher import PREFIX
 
+_PLACES = 'language_backbone.body.model.embeddings.position_embeddings.weight'
 #: What a detector says of its texts, whatever encodes them.
 _OF_TEXTS = (
     'max_tokens',
@@ -66,7 +67,8 @@ def export_detector(
     contents = load_file(source, map_location='cpu', trust=trust)
     encoder = _encoder_config(contents, source)
     cfg = without_run(load_config(detector))
-    weights = detector_checkpoint or cfg.pop('model_path', None)
+    zoo = cfg.pop('model_path', None)
+    weights = detector_checkpoint or zoo
     if not weights:
         raise ValueError(
             f'the weights of {detector} must be named: --detector-checkpoint FILE'
@@ -76,8 +78,7 @@ def export_detector(
     own = state_dict_of(contents, source)
     _check_width(own, state, source)
     cfg.model.language_model = _language_model(cfg, encoder)
-    imports = cfg.setdefault('custom_imports', ConfigDict())
-    imports['imports'] = 'mmkd'
+    add_import(cfg)
     kept = {k: v for k, v in state.items() if not k.startswith(PREFIX)}
     merged = OrderedDict({**kept, **{PREFIX + k: v for k, v in own.items()}})
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -113,14 +114,13 @@ def _language_model(cfg: Config, encoder: ConfigDict) -> ConfigDict:
 
 def _check_width(own: Any, state: Any, source: Path) -> None:
     """Refuse an encoder that is not as wide as what the detector reads."""
-    theirs = state.get('text_feat_map.weight')
+    theirs = state.get('text_feat_map.weight')  # GLIP has none
+    theirs = state.get(PREFIX + _PLACES) if theirs is None else theirs
     if theirs is None:
-        return
+        raise ValueError(f'the weights of the detector have no {PREFIX + _PLACES}')
     last = own.get('language_backbone.body.projection.weight')
     if last is None:
-        last = own[
-            'language_backbone.body.model.embeddings.position_embeddings.weight'
-        ].T
+        last = own[_PLACES].T
     if len(last) != theirs.shape[1]:
         raise ValueError(
             f'the encoder of {source} must yield {theirs.shape[1]} features, which the '

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .masks import additive_mask
+
+_AS_IS = nullcontext()
 
 
 class TextEncoder(nn.Module):
@@ -94,11 +98,21 @@ class TextEncoder(nn.Module):
             hidden: Its input, (B, T, C).
             mask: See :func:`~mmkd.text.masks.additive_mask`.
         """
-        if self.use_checkpoint and self.training and torch.is_grad_enabled():
-            out = checkpoint(layer, hidden, mask, use_reentrant=False)
-        else:
-            out = layer(hidden, mask)
+        with self._precision(hidden):
+            if self.use_checkpoint and self.training and torch.is_grad_enabled():
+                out = checkpoint(layer, hidden, mask, use_reentrant=False)
+            else:
+                out = layer(hidden, mask)
         return out[0] if isinstance(out, tuple) else out  # a tuple in version 4
+
+    def _precision(self, hidden: Tensor) -> Any:
+        """Full precision where features without normalisation exceed float16."""
+        kind = hidden.device.type
+        is_plain = getattr(self.model.config, 'normalization_type', '') == 'no_norm'
+        is_half = torch.is_autocast_enabled(kind) and (
+            torch.get_autocast_dtype(kind) == torch.float16
+        )
+        return torch.autocast(kind, enabled=False) if is_plain and is_half else _AS_IS
 
     def embed(self, x: Mapping[str, Any]) -> Tensor:
         """Output of the embeddings, (B, T, C).
@@ -110,8 +124,30 @@ class TextEncoder(nn.Module):
         places = {key: x.get(key) for key in ('position_ids', 'token_type_ids')}
         if not getattr(embeddings, 'trigram_input', False):
             return embeddings(input_ids=x['input_ids'], **places)
-        # A trigram must not see padding, or it would change the last token.
-        valid = x.get('text_token_mask', x['attention_mask'])
-        words = embeddings.word_embeddings(x['input_ids'])
-        words = words * valid.to(words.dtype).unsqueeze(-1)
-        return embeddings(inputs_embeds=words, **places)
+        return _of_trigrams(embeddings, x)
+
+
+def _of_trigrams(embeddings: Any, x: Mapping[str, Any]) -> Tensor:
+    """Embeddings of a MobileBERT whose words see the words beside them.
+
+    transformers' own see padding, which changes the last token of a text, and what is
+    in another phrase.
+    """
+    ids, mask = x['input_ids'], x['attention_mask']
+    if mask.dim() == 2:
+        beside = (mask[:, 1:] * mask[:, :-1]).bool()
+    else:
+        beside = mask.diagonal(1, 1, 2).bool()
+    words = embeddings.word_embeddings(ids)
+    seen = beside.to(words.dtype).unsqueeze(-1)
+    after = F.pad(words[:, 1:] * seen, (0, 0, 0, 1))
+    before = F.pad(words[:, :-1] * seen, (0, 0, 1, 0))
+    inputs = embeddings.embedding_transformation(torch.cat([after, words, before], 2))
+    positions, kinds = x.get('position_ids'), x.get('token_type_ids')
+    if positions is None:
+        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    if kinds is None:
+        kinds = torch.zeros_like(ids)
+    inputs = inputs + embeddings.position_embeddings(positions)
+    inputs = inputs + embeddings.token_type_embeddings(kinds)
+    return embeddings.dropout(embeddings.LayerNorm(inputs))

@@ -36,7 +36,8 @@ def resolve(name: str) -> str:
         FileNotFoundError: If there is no such package or folder.
     """
     if not name.startswith('package:'):
-        return name
+        folder = Path(name).expanduser()
+        return str(folder) if folder.is_dir() else name
     package, _, rest = name.removeprefix('package:').partition('/')
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -66,7 +67,7 @@ def from_hub(load: Callable[..., Any], name: str, what: str, **kwargs: Any) -> A
     try:
         return load(name, **kwargs)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if Path(name).expanduser().is_dir():
             raise FileNotFoundError(
                 f'name must be a folder with {what} in the format of transformers, '

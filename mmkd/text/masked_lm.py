@@ -59,7 +59,11 @@ class MaskedLMHead(nn.Module):
 
 
 def hide_words(
-    tokens: dict[str, Tensor], tokenizer: Any, seed: int, step: int
+    tokens: dict[str, Tensor],
+    tokenizer: Any,
+    seed: int,
+    step: int,
+    kept: Sequence[int] = (),
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Hide some of the words, as BERT's authors do.
 
@@ -74,27 +78,33 @@ def hide_words(
         tokenizer: Of transformers.
         seed: That of the run, the same on all ranks.
         step: Number of the step.
+        kept: Tokens that are neither hidden nor put in the place of others, beside
+            [CLS] and its like: those that end phrases.
 
     Returns:
         The tokens with words hidden; whether a word is to be guessed, (B, T).
     """
     ids = tokens['input_ids'].cpu().numpy().copy()
-    special = np.isin(ids, tokenizer.all_special_ids)
+    kept = sorted({*tokenizer.all_special_ids, *kept})
+    special = np.isin(ids, kept)
+    words = np.setdiff1d(np.arange(len(tokenizer)), kept)
     generators = image_generators(seed, step, len(ids))
     guessed = np.zeros_like(special)
     for i, generator in enumerate(generators):
-        ids[i], guessed[i] = _hide(ids[i], special[i], tokenizer, generator)
+        ids[i], guessed[i] = _hide(
+            ids[i], special[i], words, tokenizer.mask_token_id, generator
+        )
     device = tokens['input_ids'].device
     hidden = dict(tokens, input_ids=torch.from_numpy(ids).to(device))
     return hidden, torch.from_numpy(guessed).to(device)
 
 
 def _hide(
-    ids: np.ndarray, special: np.ndarray, tokenizer: Any, generator: Any
-) -> tuple[np.ndarray, Sequence[bool]]:
-    guessed = (generator.random(len(ids)) < GUESSED) & ~special
-    kind = generator.random(len(ids))
-    others = generator.integers(len(tokenizer), size=len(ids))
-    ids = np.where(guessed & (kind < HIDDEN), tokenizer.mask_token_id, ids)
+    ids: np.ndarray, special: np.ndarray, words: np.ndarray, mask: int, generator: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    # Token by token, so that padding behind them changes nothing.
+    choice, kind, other = generator.random((len(ids), 3)).T
+    guessed = (choice < GUESSED) & ~special
+    hidden = np.where(guessed & (kind < HIDDEN), mask, ids)
     replaced = guessed & (kind >= HIDDEN) & (kind < HIDDEN + REPLACED)
-    return np.where(replaced, others, ids), guessed
+    return np.where(replaced, words[(other * len(words)).astype(int)], hidden), guessed

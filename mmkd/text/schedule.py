@@ -69,6 +69,23 @@ class Schedule:
         self.layers = layers
         self.transfer_iters = transfer_iters
 
+    def check(self, max_iters: int) -> None:
+        """Refuse a training that is too short.
+
+        Args:
+            max_iters: Its iterations.
+
+        Raises:
+            ValueError: If some layers, or masked words, would never have their turn.
+        """
+        least = self.layers if self.kind == 'progressive' else 1
+        least = max(least, self.transfer_iters or 0)
+        if max_iters < least:
+            raise ValueError(
+                f'the training must have at least {least} iterations, for every stage '
+                f'of its schedule, but has {max_iters}'
+            )
+
     def at(self, iteration: int, max_iters: int) -> Stage:
         """The stage of an iteration.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -46,7 +47,11 @@ class Scores:
             x.unflatten(-1, (heads, -1)).transpose(1, 2)
             for x in (self._made['query'], self._made['key'])
         )
-        return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        kind = query.device.type
+        with torch.autocast(kind, enabled=False):  # products of halves overflow
+            query = query.to(torch.promote_types(query.dtype, torch.float32))
+            key = key.to(query.dtype).transpose(-1, -2)
+            return (query / math.sqrt(query.shape[-1])) @ key
 
 
 @contextmanager

@@ -27,15 +27,17 @@ def lines(path: Path, column: int | None = None) -> Iterator[str]:
         path, 'r', encoding='utf-8', description=_WHAT, transient=True
     ) as file:
         for number, line in enumerate(file, 1):
-            parts = line.strip().split('\t') if column is not None else [line.strip()]
-            if not parts[0]:
+            if not line.strip():
                 continue
+            parts = [line] if column is None else line.rstrip('\r\n').split('\t')
             if column is not None and column >= len(parts):
                 raise ValueError(
                     f'column must be below {len(parts)}, the columns of line {number} '
                     f'of {path}, but is {column}'
                 )
-            yield parts[column or 0]
+            text = parts[column or 0].strip()
+            if text:
+                yield text
 
 
 def captions(path: Path) -> Iterator[str]:

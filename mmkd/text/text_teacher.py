@@ -29,12 +29,20 @@ class TextTeacher(nn.Module):
     Args:
         encoder: The encoder.
         head: Its head, or ``None``.
+        phrases: Special tokens that end the phrases of its masks, none if it knows no
+            such masks; ``None`` if it is not known what it knows.
     """
 
-    def __init__(self, encoder: TextEncoder, head: MaskedLMHead | None) -> None:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        head: MaskedLMHead | None,
+        phrases: list[int] | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.phrases = phrases
 
 
 def build_text_teacher(entry: Any) -> Teacher:
@@ -73,7 +81,8 @@ def build_text_teacher(entry: Any) -> Teacher:
         encoder = BertModel(name, max_tokens=1).encoder
         return Teacher(TextTeacher(encoder, _head_of(name, encoder)), name)
     model, source = _of_a_config(entry)
-    return Teacher(TextTeacher(model.encoder, None), source)
+    phrases = model.special_tokens if model.use_sub_sentence_represent else []
+    return Teacher(TextTeacher(model.encoder, None, phrases), source)
 
 
 def _head_of(name: str, encoder: TextEncoder) -> MaskedLMHead | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,8 +27,13 @@ class TokenStore:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._tokens = np.load(folder / 'tokens.npy', mmap_mode='r')
         self._ends = np.load(folder / 'ends.npy', mmap_mode='r')
+
+    def __reduce__(self) -> tuple:
+        # Workers that are not forked open the files anew.
+        return TokenStore, (self._folder,)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -65,9 +71,20 @@ def write(folder: Path, texts: Iterable[str], tokenizer: Any, longest: int) -> N
         tokens.flush()
         np.save(temporary / 'ends.npy', np.asarray(ends, np.int64))
         (temporary / 'raw').unlink()
-        temporary.rename(folder)
+        temporary.chmod(0o777 & ~_umask())  # a shared folder is for others, too
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another run was faster, with the same
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _pieces(

@@ -30,6 +30,11 @@ from .text_teacher import build_text_teacher
 
 #: The factors of the paper's code.
 WEIGHTS = dict(feature_map=100.0, mean=5000.0, variance=5.0, attention=1.0)
+#: What student and teacher have in common.
+_SIZES = (
+    *('num_hidden_layers', 'hidden_size', 'num_attention_heads'),
+    *('vocab_size', 'max_position_embeddings'),
+)
 _LAYER = re.compile(r'language_backbone\.body\.model\.encoder\.layer\.(\d+)\.')
 _EMBEDDINGS = 'language_backbone.body.model.embeddings.'
 
@@ -69,6 +74,9 @@ class Transfer(nn.Module):
         self.teacher = build_text_teacher(teacher)
         own, theirs = student.encoder, self.teacher.model.encoder
         _check_pair(own, theirs, self.teacher.source)
+        _check_phrases(student, self.teacher)
+        if not 0 <= soft_targets <= 1:
+            raise ValueError(f'soft_targets must be from 0 to 1 but is {soft_targets}')
         self.weights = {**WEIGHTS, **(weights or {})}
         unknown = sorted(set(self.weights) - set(WEIGHTS))
         if unknown:
@@ -105,6 +113,8 @@ class Transfer(nn.Module):
             }:
                 to.load_state_dict(state)
                 copied.append(name)
+                if isinstance(to, MaskedLMHead):
+                    to.activation = source.activation
         return copied
 
     @property
@@ -157,7 +167,11 @@ class Transfer(nn.Module):
             if self.seed is None:
                 self.seed = agreed_seed(tokens['input_ids'].device)
             words, guessed = hide_words(
-                words, student.tokenizer, self.seed, self.iteration or 0
+                words,
+                student.tokenizer,
+                self.seed,
+                self.iteration or 0,
+                getattr(student, 'special_tokens', ()),
             )
         x = student.inputs_of(words)
         states, scores = self._run(student, x, stage)
@@ -303,6 +317,17 @@ def _share(count: Tensor) -> Tensor:
     return count.float() / mean.clamp(min=1e-6)
 
 
+def _check_phrases(student: BertModel, teacher: Any) -> None:
+    """Refuse a student that is taught with other masks than its teacher knows."""
+    theirs = teacher.model.phrases
+    own = student.special_tokens if student.use_sub_sentence_represent else None
+    if theirs is not None and own != (theirs or None):
+        raise ValueError(
+            'use_sub_sentence_represent and special_tokens_list of the student must be '
+            f'those of its teacher, {teacher.source}'
+        )
+
+
 def _check_pair(student: TextEncoder, teacher: TextEncoder, source: str) -> None:
     if student.projection is not None:
         raise ValueError(
@@ -310,12 +335,7 @@ def _check_pair(student: TextEncoder, teacher: TextEncoder, source: str) -> None
             'whose features are compared with what is projected; train the projection '
             'with the detector'
         )
-    for name in (
-        'num_hidden_layers',
-        'hidden_size',
-        'num_attention_heads',
-        'vocab_size',
-    ):
+    for name in _SIZES:
         ours, theirs = (getattr(e.model.config, name) for e in (student, teacher))
         if ours != theirs:
             raise ValueError(

@@ -39,6 +39,13 @@ def test_equals_transformers(bert, pad_to_max, layers):
     assert torch.equal(features['masks'], tokens['attention_mask'])
 
 
+def test_one_text(bert):
+    model = BertModel(bert, **PHRASES).eval()
+    with torch.no_grad():
+        found = model('a red cat .')['embedded']
+        assert torch.equal(found, model(['a red cat .'])['embedded'])
+
+
 def test_a_phrase_is_as_it_is_alone(bert):
     model = BertModel(bert, **PHRASES).eval()
     with torch.no_grad():

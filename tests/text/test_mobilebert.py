@@ -81,6 +81,19 @@ def test_padding_never_changes_valid_tokens(bert, told, structure):
     torch.testing.assert_close(padded[:-1], alone[:-1])
 
 
+def test_trigrams_end_with_their_phrase(bert):
+    """A class's features are the same, whatever classes are beside it."""
+    model = MobileBertModel(bert, THIN, **PHRASES).eval()
+    with torch.no_grad():
+        first, second = (
+            model([text])['embedded'][0, 1:3]
+            for text in ('cat . dog .', 'cat . zebra .')
+        )
+        torch.testing.assert_close(first, second)
+        alone = model(['dog .'])['embedded'][0, 1:3]
+        torch.testing.assert_close(model(['cat . dog .'])['embedded'][0, 3:5], alone)
+
+
 @pytest.mark.parametrize(
     ('structure', 'millions'),
     [({}, 24.6), (BASE, 27.3), ({**BASE, **COPIED}, 46.5)],

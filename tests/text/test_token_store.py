@@ -1,6 +1,7 @@
 """Texts on disk: what is read, cut, kept, and made anew."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_long_lines_become_several(told, file, bert):
 
 def test_columns(told, tmp_path, bert):
     path = tmp_path / 'labelled.txt'
-    path.write_text('a cat\tpet\nthe street\tplace\n')
+    path.write_text('a cat\tpet\nthe street\tplace\n\tnothing\n')
     dataset = TextDataset(file=str(path), column=0, **told)
     assert texts_of(dataset, bert) == ['a cat', 'the street']
     with pytest.raises(ValueError, match='below 2, the columns of line 1 of .* is 2'):
@@ -185,6 +186,28 @@ def test_a_batch_is_padded_to_its_longest():
     assert batch['input_ids'].tolist() == [[2, 8, 9, 3], [2, 3, 0, 0]]
     assert batch['attention_mask'].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert pad(items, pad_id=5)['captions']['input_ids'][1].tolist() == [2, 3, 5, 5]
+
+
+def test_another_run_may_be_faster(told, file, monkeypatch, tmp_path):
+    """Two that begin together write the same; the second one takes the first one's."""
+    write = token_store.write
+
+    def both(folder, texts, tokenizer, longest):
+        texts = list(texts)
+        write(folder, texts, tokenizer, longest)
+        write(folder, texts, tokenizer, longest)
+
+    monkeypatch.setattr('mmkd.text.dataset.write', both)
+    assert len(TextDataset(file=file, **told)) == 3
+    (folder,) = (tmp_path / 'tokens').iterdir()
+    assert folder.stat().st_mode & 0o055  # others may read it
+
+
+def test_workers_open_the_files_anew(told, file):
+    dataset = TextDataset(file=file, **told)
+    twin = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(twin[1]['input_ids'], dataset[1]['input_ids'])
+    assert len(pickle.dumps(dataset._store)) < 1000
 
 
 def test_what_is_said_wrong(told, file):

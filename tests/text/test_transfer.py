@@ -216,8 +216,22 @@ def test_words_are_hidden_as_berts_are(bert):
     assert torch.equal(hidden['input_ids'][~guessed], ids[~guessed])
     again, _ = hide_words(tokens, model.tokenizer, 0, 0)
     assert torch.equal(again['input_ids'], hidden['input_ids'])
+    wider = {key: F.pad(value, (0, 5)) for key, value in tokens.items()}
+    padded, _ = hide_words(wider, model.tokenizer, 0, 0)
+    assert torch.equal(padded['input_ids'][:, : ids.shape[1]], hidden['input_ids'])
     other, _ = hide_words(tokens, model.tokenizer, 0, 1)
     assert not torch.equal(other['input_ids'], hidden['input_ids'])
+
+
+def test_what_ends_a_phrase_is_no_word(bert):
+    model = make(bert)
+    tokens = model.tokenize(['cat . dog . red car .'] * 200)
+    hidden, guessed = hide_words(tokens, model.tokenizer, 0, 0, model.special_tokens)
+    ends = torch.isin(tokens['input_ids'], torch.tensor(model.special_tokens))
+    assert guessed.any()
+    assert not (guessed & ends).any()
+    found = torch.isin(hidden['input_ids'], torch.tensor(model.special_tokens))
+    assert torch.equal(found, ends)
 
 
 def test_words_are_guessed_with_soft_targets(lm):
@@ -254,6 +268,15 @@ def test_the_head_has_further_columns_for_narrow_embeddings(lm):
     missing = [n for n, p in model.named_parameters() if p.grad is None]
     assert missing == []
     assert loss.item() == pytest.approx(math.log(27), rel=0.5)
+
+
+def test_a_copied_head_has_its_own_activation(lm):
+    """A student's is ReLU, its teacher's head was trained with GELU."""
+    model = make(lm, schedule='joint', transfer_iters=0)
+    assert model.transfer.copied == ['embeddings', 'head']
+    theirs = model.transfer.teacher.model.head
+    hidden, words = torch.randn(3, 32), torch.randn(27, 32)
+    assert torch.equal(model.transfer.head(hidden, words), theirs(hidden, words))
 
 
 def test_auxiliary_does_both(lm):
@@ -308,7 +331,7 @@ def test_the_teacher_of_a_detector(bert, tmp_path):
     state = {f'language_model.{k}': v for k, v in tuned.state_dict().items()}
     state['backbone.weight'] = torch.ones(1)
     torch.save(dict(state_dict=state), tmp_path / 'detector.pth')
-    language_model = dict(type='BertModel', name='bert-base-uncased', max_tokens=64)
+    language_model = dict(type='BertModel', name='bert-base-uncased', **PHRASES)
     (tmp_path / 'detector.py').write_text(
         f'model = dict(type="GroundingDINO", language_model={language_model})'
     )
@@ -326,6 +349,8 @@ def test_the_teacher_of_a_detector(bert, tmp_path):
         embeddings['word_embeddings.weight'],
         tuned.encoder.model.embeddings.word_embeddings.weight,
     )
+    with pytest.raises(ValueError, match='special_tokens_list of the student must be'):
+        make(bert, told=PLAIN, teacher=teacher)
     torch.save(dict(state_dict=dict(a=torch.ones(1))), tmp_path / 'detector.pth')
     with pytest.raises(
         ValueError, match="no weights that begin with 'language_model.'"
@@ -352,6 +377,14 @@ def test_what_does_not_fit(bert, lm):
         make(lm, schedule='auxiliary', transfer_iters=5)
     with pytest.raises(ValueError, match='0 or at least 3, one for every layer'):
         make(lm, transfer_iters=2)
+    with pytest.raises(ValueError, match='must be from 0 to 1 but is 50'):
+        make(lm, schedule='auxiliary', soft_targets=50)
+    for told, iterations, least in (
+        (dict(schedule='progressive'), 2, 3),
+        (dict(schedule='joint', transfer_iters=9), 8, 9),
+    ):
+        with pytest.raises(ValueError, match=f'at least {least} iterations'):
+            make(lm, **told).transfer.schedule.check(iterations)
     with pytest.raises(ValueError, match='out_dim of the student must be None'):
         make(bert, told=dict(PHRASES, out_dim=48))
     with pytest.raises(ValueError, match='student must be a text encoder of mmkd'):
