@@ -78,6 +78,27 @@ def test_pictures_reach_the_backends_and_the_run_is_left_alone(digits, tmp_path)
     assert {'loss_hint', 'loss_ld', 'coco/bbox_mAP'} <= set(known['scalars'])
 
 
+def test_weights_and_biases_get_the_same(digits, tmp_path, monkeypatch):
+    """Without an account: a run that is kept on disk."""
+    wandb = pytest.importorskip('wandb', reason='pip install wandb')
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    monkeypatch.setenv('WANDB_SILENT', 'true')
+    backends = [dict(type='WandbVisBackend', init_kwargs=dict(project='mmkd'))]
+    changes = {
+        'default_hooks.pictures': HOOK,
+        'visualizer.vis_backends': backends,
+        'visualizer.name': 'wandb',
+    }
+    runner_of(digits, tmp_path, **changes).train()
+    wandb.finish()
+    (folder,) = tmp_path.rglob('offline-run-*')
+    pictures = [path.name.split('_')[1] for path in folder.rglob('*.png')]
+    assert sorted(pictures) == ['features', 'features', 'predictions', 'predictions']
+    (kept,) = folder.glob('*.wandb')
+    for key in (b'loss_hint', b'loss_ld', b'coco/bbox_mAP', b'distill_predictions'):
+        assert key in kept.read_bytes(), key
+
+
 def test_each_of_several_teachers_has_a_column(digits, tmp_path):
     cfg = digits_detector.distilled(
         digits,
