@@ -1,5 +1,5 @@
 # Grounding DINO-T's own encoder, 109 million weights, taught to one of 47 million on
-# prompts of LVIS's names. All layers at once: the best in equal time on small data.
+# prompts of LVIS's names. All layers at once: docs/design.md has a first comparison.
 _base_ = '../_base_/schedule_text_adamw.py'
 custom_imports = dict(imports='mmkd')
 tokenizer = 'bert-base-uncased'

@@ -41,12 +41,20 @@ def when_imported(name: str, around: Around) -> None:
         around: Makes the context, given the module, empty as it is before.
 
     Example:
+        >>> import tempfile
         >>> from contextlib import contextmanager
+        >>> from pathlib import Path
         >>> @contextmanager
         ... def announce(module):
         ...     print('before', hasattr(module, 'this'))
         ...     yield
         ...     print('after', hasattr(module, 'this'))
-        >>> when_imported('__hello__', announce)
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = Path(folder, 'mmkd_example.py').write_text('this = 1')
+        >>> when_imported('mmkd_example', announce)
+        >>> sys.path.append(folder)
+        >>> import mmkd_example
+        before False
+        after True
     """
     sys.meta_path.insert(0, _Finder(name, around))

@@ -20,7 +20,7 @@ def transformers() -> Any:
     except ImportError as error:
         raise ImportError(
             'text encoders need transformers, which cannot be imported '
-            f"({error}): pip install 'mmkd[text]'"
+            f'({error}): pip install transformers'
         ) from error
     return library
 

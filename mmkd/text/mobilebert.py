@@ -135,15 +135,13 @@ def _check_names(structure: Mapping[str, Any], config: Any) -> None:
 
 
 def _check_numbers(config: Any) -> None:
-    inside = config.true_hidden_size
-    for width, what in (
-        (inside, 'intra_bottleneck_size' if config.use_bottleneck else 'hidden_size'),
-    ):
-        if width % config.num_attention_heads:
-            raise ValueError(
-                f'{what} of structure must be a multiple of num_attention_heads but '
-                f'they are {width} and {config.num_attention_heads}'
-            )
+    inside, heads = config.true_hidden_size, config.num_attention_heads
+    if inside % heads:
+        name = 'intra_bottleneck_size' if config.use_bottleneck else 'hidden_size'
+        raise ValueError(
+            f'{name} of structure must be a multiple of num_attention_heads but they '
+            f'are {inside} and {heads}'
+        )
     if config.normalization_type not in ('no_norm', 'layer_norm'):
         raise ValueError(
             "normalization_type of structure must be 'no_norm' or 'layer_norm' but is "

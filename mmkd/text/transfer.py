@@ -189,9 +189,9 @@ class Transfer(nn.Module):
             losses['layers'] = states[0].new_tensor(float(stage.layers.stop))
         if guessed is not None:
             labels = tokens['input_ids'][guessed]
-            losses['loss_masked_lm'] = self._guess(
-                student, states[-1][guessed], theirs[-1][guessed], labels
-            )
+            hidden = states[-1][guessed]
+            soft = theirs[-1][guessed] if self.soft_targets else None
+            losses['loss_masked_lm'] = self._guess(student, hidden, soft, labels)
         return losses
 
     def compare(
@@ -275,7 +275,7 @@ class Transfer(nn.Module):
         self, x: Mapping[str, Any], stage: Stage
     ) -> tuple[list[Tensor], list[Tensor]]:
         if stage.masked_lm and not stage.layers and not self.soft_targets:
-            return [x['input_ids']], []  # nobody asks it
+            return [], []  # nobody asks it
         encoder = self.teacher.model.encoder
         last = None if stage.masked_lm else stage.layers.stop
         with recorded_scores([encoder.layers[i] for i in stage.layers]) as scores:
@@ -283,12 +283,12 @@ class Transfer(nn.Module):
         return states, [one.read() for one in scores]
 
     def _guess(
-        self, student: BertModel, hidden: Tensor, theirs: Tensor, labels: Tensor
+        self, student: BertModel, hidden: Tensor, theirs: Tensor | None, labels: Tensor
     ) -> Tensor:
         assert self.head is not None
         words = student.encoder.model.embeddings.word_embeddings.weight
         logits, targets = self.head(hidden, words), None
-        if self.soft_targets:
+        if theirs is not None:
             teacher = self.teacher.model
             with torch.no_grad():
                 words = teacher.encoder.model.embeddings.word_embeddings.weight

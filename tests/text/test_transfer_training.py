@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from tiny_text import PHRASES, THIN, WORDS, seeded
+from tiny_text import PHRASES, THIN, WORDS, make_bert, seeded
 from two_ranks import run_two_ranks
 
 import mmkd  # noqa: F401
@@ -69,25 +70,53 @@ def weights(runner):
     return {k: v.clone() for k, v in runner.model.state_dict().items()}
 
 
-class Spy:
+class Spy(Hook):
     """Rates at every step, by part."""
 
-    def __new__(cls):
-        from mmengine.hooks import Hook
+    def __init__(self):
+        self.during, self.after = [], []
 
-        class Found(Hook):
-            def __init__(self):
-                self.during, self.after = [], []
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.during.append(rates_of(runner))
 
-            def before_train_iter(self, runner, batch_idx, data_batch=None):
-                self.during.append(rates_of(runner))
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.after.append(rates_of(runner))
 
-            def after_train_iter(
-                self, runner, batch_idx, data_batch=None, outputs=None
-            ):
-                self.after.append(rates_of(runner))
 
-        return Found()
+class Stop(Exception):
+    """Of a run that ends before its time."""
+
+
+class StopAfter(Hook):
+    """Ends a run after its fifth step."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 4:
+            raise Stop
+
+
+class Judge(Hook):
+    """The term of every layer at the start, in the middle and at the end."""
+
+    def __init__(self, loader, middle):
+        self.loader, self.middle = loader, middle
+        self.found = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter in (0, self.middle):
+            self.look(runner)
+
+    def after_train(self, runner):
+        self.look(runner)
+
+    @torch.no_grad()
+    def look(self, runner):
+        losses = [
+            result['layers']
+            for data in runner.build_dataloader(self.loader)
+            for result in runner.model.val_step(data)
+        ]
+        self.found.append(torch.tensor(losses).mean(0).tolist())
 
 
 def rates_of(runner):
@@ -144,16 +173,6 @@ def test_resuming_in_the_middle_of_a_stage_is_exact(bert, texts, tmp_path):
     first.work_dir = str(tmp_path / 'parts')
     first.default_hooks.checkpoint.interval = 5
 
-    class Stop(Exception):
-        pass
-
-    from mmengine.hooks import Hook
-
-    class StopAfter(Hook):
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            if runner.iter == 4:
-                raise Stop
-
     with pytest.raises(Stop):
         run(first, StopAfter())
     rest = copy.deepcopy(first)
@@ -173,33 +192,11 @@ def test_every_layer_comes_down_in_its_stage_and_stays(bert, texts, tmp_path):
     cfg = config(bert, texts, tmp_path / 'work', iterations=200)
     cfg.model.student.structure = dict(COPIED, num_hidden_layers=2)
     small = str(tmp_path / 'two')
-    from tiny_text import make_bert
-
     make_bert(Path(small), num_hidden_layers=2)
     cfg.model.teacher = small
     cfg.optim_wrapper.optimizer.lr = 3e-3
 
-    from mmengine.hooks import Hook
-
-    class Judge(Hook):
-        def __init__(self):
-            self.found = []
-
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            if runner.iter in (0, 100):
-                self.look(runner)
-
-        def after_train(self, runner):
-            self.look(runner)
-
-        def look(self, runner):
-            model, losses = runner.model, []
-            with torch.no_grad():
-                for data in runner.build_dataloader(cfg.val_dataloader):
-                    losses += [r['layers'] for r in model.val_step(data)]
-            self.found.append(torch.tensor(losses).mean(0).tolist())
-
-    judge = Judge()
+    judge = Judge(cfg.val_dataloader, middle=100)
     run(cfg, judge)
     start, middle, end = judge.found
     assert middle[0] < 0.5 * start[0]
