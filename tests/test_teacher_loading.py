@@ -16,7 +16,7 @@ from torch import nn
 from mmkd.compat.checkpoint import UnsafeCheckpointError, load_file
 from mmkd.config import distill_config
 from mmkd.teacher import build_teacher
-from mmkd.teacher_loading import _state_dict, load_strictly
+from mmkd.teacher_loading import load_strictly, state_dict_of
 
 TOY = "model = dict(type='mmengine.ToyModel', width=4)\n"
 
@@ -60,7 +60,7 @@ def logged():
 
 
 def read_weights(path):
-    return _state_dict(load_file(path), path)
+    return state_dict_of(load_file(path), path)
 
 
 def assert_same(model: nn.Module, state: dict) -> None:
