@@ -32,7 +32,7 @@ HOSTS = [
 DEMO = ['scikit-learn', 'scikit-image', 'matplotlib']
 DOCS = ['sphinx', 'myst-parser']
 REPORT = ['jinja2']
-TEXT = ['transformers>=4.57']
+TEXT = ['transformers>=4.57', 'scikit-learn']
 TESTS = [
     *('pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'optuna'),
     *(*DEMO, *REPORT, *TEXT),

@@ -55,7 +55,7 @@ HOOKS = LeafRegistry(
     'hook',
     parent=root.HOOKS,
     scope='mmkd',
-    locations=['mmkd.hooks', 'mmkd.seg.picture_hook'],
+    locations=['mmkd.hooks', 'mmkd.seg.picture_hook', 'mmkd.text.linear_probe_hook'],
 )
 LOG_PROCESSORS = LeafRegistry(
     'log processor',

@@ -8,7 +8,7 @@ import pytest
 from mmkd.config import config_root, is_distilled
 from mmkd.experiments import plots
 from mmkd.experiments.page import write_page
-from mmkd.experiments.plan import TEACHER, Plan
+from mmkd.experiments.plan import TASKS, TEACHER, Plan
 from mmkd.experiments.results import (
     append_result,
     plan_report,
@@ -64,15 +64,21 @@ def test_every_run_is_a_config_that_can_be_read(path, monkeypatch):
         cfg = train_config(run.config, options=dict(run.options), work_dir='work')
         assert cfg.train_cfg[f'max_{run.unit}s'] == run.length
         last = cfg.param_scheduler[-1]
-        assert (last.T_max if run.unit == 'epoch' else last.end) == run.length
+        end = last.T_max if run.unit == 'epoch' else last.end
+        # A text encoder's rate is constant after it has warmed up.
+        assert end == run.length or plan.task is TASKS['text']
         # Or there is no checkpoint at the end, nor a result.
         saves = 1 if run.unit == 'epoch' else run.length
         assert run.length % cfg.default_hooks.checkpoint.interval == 0 or saves == 1
         assert run.length % cfg.train_cfg.val_interval == 0
         scale = plan.stages[run.stage].get('scale')
         for loader, step in (('train', 2), ('val', 1), ('test', 1)):
-            pipeline = cfg[f'{loader}_dataloader'].dataset.pipeline
+            pipeline = cfg[f'{loader}_dataloader'].dataset.get('pipeline')
             assert scale is None or tuple(pipeline[step].scale) == tuple(scale)
+        if plan.task is TASKS['text']:
+            # Its weights come with its name.
+            assert cfg.model.teacher == train_config(plan.teacher).model.student.name
+            continue
         named = cfg.model.get('teacher', {}).get('checkpoint')
         named = named or cfg.model.get('teacher_ckpt')
         assert named in (None, str(teacher.checkpoint))
@@ -222,8 +228,15 @@ def test_the_page_has_a_part_for_each_data_set(tmp_path, monkeypatch):
     write_page(plans, tmp_path, tmp_path / 'results.md')
     lines = (tmp_path / 'results.md').read_text().splitlines()
     heads = [line for line in lines if line.startswith('## ')]
-    assert heads == ['## BCCD', '## CamVid', '## Digits']
+    assert heads == ['## BCCD', '## CamVid', '## Digits', '## Texts']
     assert not list(tmp_path.glob('*.png'))  # there is nothing to draw
+    tables = [line for line in lines if line.startswith('|')]
+    widths = [line.count('|') for line in tables]
+    heads = [i for i, line in enumerate(tables) if line.startswith('|---')]
+    assert len({widths[i] for i in heads}) == 2  # texts have more columns
+    for i, width in enumerate(widths):
+        head = max((h for h in heads if h <= i + 1), default=heads[0])
+        assert width == widths[head]
 
 
 def test_the_page_has_a_picture_of_what_was_run(plan, tmp_path):

@@ -1,4 +1,6 @@
-# A quarter of MiniLM's layers' weights, and its embeddings; on CPU in minutes.
+# A student of a quarter of MiniLM's channels inside of its blocks, with its
+# embeddings; on a CPU in minutes. What a linear classifier tells of Banking77's
+# intents by the student's features is measured at the end.
 _base_ = ['../_base_/wikitext2_text.py', '../_base_/schedule_text_adamw.py']
 custom_imports = dict(imports='mmkd')
 model = dict(
@@ -22,3 +24,11 @@ model = dict(
     teacher={{_base_.tokenizer}},
     schedule='progressive',
 )
+custom_hooks = [
+    dict(type='mmkd.TransferHook'),
+    dict(
+        type='mmkd.LinearProbeHook',
+        train='data/text/banking77/train.tsv',
+        val='data/text/banking77/val.tsv',
+    ),
+]

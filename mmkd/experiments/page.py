@@ -13,8 +13,8 @@ from .results import plan_report, read_results
 _HEAD = """# Results
 
 Measured with `python tools/reproduce.py`, which writes this page. Every number is from
-validation pictures after the last iteration, mean ± standard deviation (n - 1) over
-seeds {seeds}. All rows of a table but the teacher's have the same student, pictures,
+validation data after the last iteration, mean ± standard deviation (n - 1) over
+seeds {seeds}. All rows of a table but the teacher's have the same student, data,
 schedule and number of iterations. "Gap closed" is the share of the distance from the
 student alone to the teacher. Time is that of training on one CPU core, without
 evaluation, while another run or tests were on the machine's other core: it is rough.

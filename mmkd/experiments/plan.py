@@ -38,6 +38,15 @@ TASKS = dict(
         dict(AP='coco/bbox_mAP', AP50='coco/bbox_mAP_50', AP75='coco/bbox_mAP_75'), 3
     ),
     segmentation=Task(dict(mIoU='mIoU', mAcc='mAcc', aAcc='aAcc'), 2),
+    text=Task(
+        dict(
+            accuracy='probe/accuracy',
+            cosine='transfer/cosine',
+            error='transfer/relative_error',
+            **{f'layer {i}': f'transfer/layer_{i}' for i in range(1, 7)},
+        ),
+        3,
+    ),
 )
 
 
@@ -168,20 +177,25 @@ class Plan:
     def _run(self, stage: str, row: str, seed: int, teacher: Run) -> Run:
         settings = self.rows[row]
         length = round(length_of(self.stages[stage]) * settings.get('times', 1))
-        # The scheduler's last part ends with the training.
         end = 'T_max' if teacher.unit == 'epoch' else 'end'
         config = _read(settings.config)
-        last = len(config.param_scheduler) - 1
         options = {
             **_scaled(self.stages[stage]),
             f'train_cfg.max_{teacher.unit}s': length,
             'train_cfg.val_interval': length,
-            f'param_scheduler.{last}.{end}': length,
             **settings.get('options', {}),
         }
+        last = len(config.param_scheduler) - 1
+        if (
+            config.param_scheduler[last][end]
+            == config.train_cfg[f'max_{teacher.unit}s']
+        ):
+            # Its last part ends with the training.
+            options[f'param_scheduler.{last}.{end}'] = length
         if teacher.unit == 'iter':
             options['default_hooks.checkpoint.interval'] = length
-        if 'teacher' in config.model:
+        # A text encoder's teacher is a name, and has its weights.
+        if isinstance(config.model.get('teacher'), Mapping):
             options['model.teacher.checkpoint'] = str(teacher.checkpoint)
         elif 'teacher_ckpt' in config.model:
             options['model.teacher_ckpt'] = str(teacher.checkpoint)

@@ -135,13 +135,14 @@ def _table(
     names = ' | '.join(plan.task.metrics)
     lines = [
         f'| | {names} | minus alone, by seed | gap closed | time |',
-        '|---|---:|---:|---:|---:|---:|---:|',
+        '|---|' + '---:|' * (len(plan.task.metrics) + 3),
     ]
     for row in [*rows, TEACHER]:
         runs = done(row)
         missing = (1 if row == TEACHER else len(plan.seeds)) - len(runs)
         if not runs:
-            lines.append(f'| {row} | pending | | | | | |')
+            rest = ' |' * (len(plan.task.metrics) + 2)
+            lines.append(f'| {row} | pending |{rest}')
             continue
         name = row + (f' ({missing} pending)' if missing else '')
         cells = [name]

@@ -61,6 +61,10 @@ class TransferHook(Hook):
         """Scale the rates."""
         transfer: Any = transfer_of(runner)
         transfer.iteration = runner.iter
+        if runner.iter == transfer.schedule.transfer_iters:
+            # The layers are over: their last losses are no news any more.
+            for name in (*map('loss_{}'.format, transfer.weights), 'layers'):
+                runner.message_hub.log_scalars.pop(f'train/{name}', None)
         stage = transfer.stage
         groups = runner.optim_wrapper.optimizer.param_groups
         self._rates = [group['lr'] for group in groups]

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.logging import MessageHub
 from mmengine.structures import BaseDataElement
 from torch import nn
@@ -173,13 +174,20 @@ class Augmentation(nn.Module):
         # Heads change the samples that they are given, such as masks to tensors.
         again = [_fresh(value) for value in (args, kwargs)]
         losses = run(*args, **kwargs)
-        with self.widened(model, self.sample()), unrecorded():
-            augmented = run(*again[0], **again[1])
-        self.steps += 1
-        for name, value in augmented.items():
+        for name, value in self._augmented(model, run, *again).items():
             if 'loss' in name:
                 value = each(value, lambda x: x * self.aug_weight)
             losses[f'aug_{name}'] = value
+        return losses
+
+    # Compiled for every width anew it would take longer than it ever saves.
+    @torch.compiler.disable
+    def _augmented(
+        self, model: nn.Module, run: Any, args: tuple, kwargs: dict
+    ) -> dict[str, Any]:
+        with self.widened(model, self.sample()), unrecorded():
+            losses = run(*args, **kwargs)
+        self.steps += 1
         return losses
 
     @contextmanager

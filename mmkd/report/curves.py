@@ -33,6 +33,7 @@ def chart_groups(runs: Sequence[Run]) -> dict[str, list[Chart]]:
     groups: dict[str, list[Chart]] = {
         'Metrics': [],
         'Losses of the task': [],
+        'Losses of the wider network': [],
         'Losses of distillation': [],
         'Logged by distillation': [],
         'What else was logged': [],
@@ -50,6 +51,9 @@ def _group(key: str, runs: Sequence[Run], terms: set[str]) -> str:
     # A term logs beside its loss what is called after it: `ld_kl` of `loss_ld`.
     if key.startswith(tuple(f'{term.removeprefix("loss_")}_' for term in terms)):
         return 'Logged by distillation'
+    # What `mmkd.NetAug` logs of the networks around the model.
+    if key.startswith('aug_') and 'loss' in key:
+        return 'Losses of the wider network'
     return 'Losses of the task' if 'loss' in key else 'What else was logged'
 
 

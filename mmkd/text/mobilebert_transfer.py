@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.logging import print_log
@@ -11,7 +11,7 @@ from ..extended import Extended, build_stock
 from ..registry import MODELS
 from ..rng import preserved_rng
 from .bert import BertModel
-from .transfer import Transfer
+from .transfer import COPIED, Transfer
 
 
 @MODELS.register_module()
@@ -40,6 +40,8 @@ class MobileBertTransfer(Extended):
             ``dict(feature_map=100, mean=5000, variance=5, attention=1)``.
         soft_targets: Share of the teacher, beside the words themselves, in what masked
             words are guessed.
+        copy: What the student is given of the teacher's, where it has the same
+            shapes.
         data_preprocessor: Used where the student's config has none.
 
     Attributes:
@@ -72,11 +74,12 @@ class MobileBertTransfer(Extended):
         transfer_iters: int | None = None,
         weights: Mapping[str, float] | None = None,
         soft_targets: float = 0.5,
+        copy: Sequence[str] = COPIED,
         data_preprocessor: Any = None,
     ) -> None:
         # The student's __init__ has run in __new__.
         with preserved_rng():
-            told = (schedule, transfer_iters, weights, soft_targets)
+            told = (schedule, transfer_iters, weights, soft_targets, copy)
             self.add(Transfer(self, teacher, *told))  # type: ignore[arg-type]
         given = ', '.join(self.transfer.copied) or 'nothing'
         print_log(

@@ -29,6 +29,7 @@ class TextTeacher(nn.Module):
     Args:
         encoder: The encoder.
         head: Its head, or ``None``.
+        words: Word -> number, of its tokenizer.
         phrases: Special tokens that end the phrases of its masks, none if it knows no
             such masks; ``None`` if it is not known what it knows.
     """
@@ -37,11 +38,13 @@ class TextTeacher(nn.Module):
         self,
         encoder: TextEncoder,
         head: MaskedLMHead | None,
+        words: Mapping[str, int],
         phrases: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.words = words
         self.phrases = phrases
 
 
@@ -78,11 +81,14 @@ def build_text_teacher(entry: Any) -> Teacher:
         )
     if 'config' not in entry:
         name = str(entry['name'])
-        encoder = BertModel(name, max_tokens=1).encoder
-        return Teacher(TextTeacher(encoder, _head_of(name, encoder)), name)
-    model, source = _of_a_config(entry)
-    phrases = model.special_tokens if model.use_sub_sentence_represent else []
-    return Teacher(TextTeacher(model.encoder, None, phrases), source)
+        model: Any = BertModel(name, max_tokens=1)
+        source, head, phrases = name, _head_of(name, model.encoder), None
+    else:
+        model, source = _of_a_config(entry)
+        head = None
+        phrases = model.special_tokens if model.use_sub_sentence_represent else []
+    words = model.tokenizer.get_vocab()
+    return Teacher(TextTeacher(model.encoder, head, words, phrases), source)
 
 
 def _head_of(name: str, encoder: TextEncoder) -> MaskedLMHead | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,17 +24,15 @@ from .bert import BertModel
 from .encoder import TextEncoder
 from .masked_lm import MaskedLMHead, hide_words
 from .masks import additive_mask
+from .pair_check import check_pair, check_tokens
 from .schedule import Schedule, Stage
 from .scores import recorded_scores
 from .text_teacher import build_text_teacher
 
 #: The factors of the paper's code.
 WEIGHTS = dict(feature_map=100.0, mean=5000.0, variance=5.0, attention=1.0)
-#: What student and teacher have in common.
-_SIZES = (
-    *('num_hidden_layers', 'hidden_size', 'num_attention_heads'),
-    *('vocab_size', 'max_position_embeddings'),
-)
+#: What a student can be given of its teacher's.
+COPIED = ('embeddings', 'pooler', 'head')
 _LAYER = re.compile(r'language_backbone\.body\.model\.encoder\.layer\.(\d+)\.')
 _EMBEDDINGS = 'language_backbone.body.model.embeddings.'
 
@@ -49,6 +47,7 @@ class Transfer(nn.Module):
         transfer_iters: See there.
         weights: Term -> factor, in place of :data:`WEIGHTS`.
         soft_targets: Share of the teacher in what words are guessed.
+        copy: Of :data:`COPIED`.
 
     Attributes:
         teacher: The :class:`~mmkd.teacher.Teacher`.
@@ -69,18 +68,20 @@ class Transfer(nn.Module):
         transfer_iters: int | None,
         weights: Mapping[str, float] | None,
         soft_targets: float,
+        copy: Sequence[str],
     ) -> None:
         super().__init__()
         self.teacher = build_text_teacher(teacher)
-        own, theirs = student.encoder, self.teacher.model.encoder
-        _check_pair(own, theirs, self.teacher.source)
-        _check_phrases(student, self.teacher)
+        own = student.encoder
+        check_pair(student, self.teacher)
         if not 0 <= soft_targets <= 1:
             raise ValueError(f'soft_targets must be from 0 to 1 but is {soft_targets}')
         self.weights = {**WEIGHTS, **(weights or {})}
         unknown = sorted(set(self.weights) - set(WEIGHTS))
         if unknown:
             raise ValueError(f'weights must be of {sorted(WEIGHTS)}, not {unknown}')
+        if isinstance(copy, str) or set(copy) - set(COPIED):
+            raise ValueError(f'copy must be a list of {COPIED} but is {copy!r}')
         self.schedule = Schedule(schedule, len(own.layers), transfer_iters)
         self.soft_targets = soft_targets
         guesses = schedule == 'auxiliary' or transfer_iters is not None
@@ -91,13 +92,14 @@ class Transfer(nn.Module):
                 'no head for masked words, or transfer_iters=None without '
                 "schedule='auxiliary', so that none are guessed"
             )
-        self.copied = self._copy(own)
+        self.copied = self._copy(own, copy)
         self.iteration: int | None = None
         self.max_iters = 0
         self.seed: int | None = None
         self.resume_check = ResumeCheck()
+        self._are_tokens_checked = False
 
-    def _copy(self, student: TextEncoder) -> list[str]:
+    def _copy(self, student: TextEncoder, wanted: Sequence[str]) -> list[str]:
         """Give the student what it can take of the teacher's."""
         theirs: Any = self.teacher.model.encoder.model
         pairs = [('embeddings', student.model.embeddings, theirs.embeddings)]
@@ -106,7 +108,7 @@ class Transfer(nn.Module):
         if self.head is not None and self.teacher.model.head is not None:
             pairs.append(('head', self.head, self.teacher.model.head))
         copied = []
-        for name, to, source in pairs:
+        for name, to, source in (pair for pair in pairs if pair[0] in wanted):
             ours, state = to.state_dict(), source.state_dict()
             if {k: v.shape for k, v in ours.items()} == {
                 k: v.shape for k, v in state.items()
@@ -162,6 +164,9 @@ class Transfer(nn.Module):
         """
         stage = self.stage
         self.resume_check.first_step('the head for masked words', self._has_state)
+        if not self._are_tokens_checked:
+            check_tokens(tokens['input_ids'], student)
+            self._are_tokens_checked = True
         words, guessed = dict(tokens), None
         if stage.masked_lm:
             if self.seed is None:
@@ -315,30 +320,3 @@ def _share(count: Tensor) -> Tensor:
     mean = count.float().clone()
     all_reduce(mean, 'mean')
     return count.float() / mean.clamp(min=1e-6)
-
-
-def _check_phrases(student: BertModel, teacher: Any) -> None:
-    """Refuse a student that is taught with other masks than its teacher knows."""
-    theirs = teacher.model.phrases
-    own = student.special_tokens if student.use_sub_sentence_represent else None
-    if theirs is not None and own != (theirs or None):
-        raise ValueError(
-            'use_sub_sentence_represent and special_tokens_list of the student must be '
-            f'those of its teacher, {teacher.source}'
-        )
-
-
-def _check_pair(student: TextEncoder, teacher: TextEncoder, source: str) -> None:
-    if student.projection is not None:
-        raise ValueError(
-            'out_dim of the student must be None while it learns from a teacher, '
-            'whose features are compared with what is projected; train the projection '
-            'with the detector'
-        )
-    for name in _SIZES:
-        ours, theirs = (getattr(e.model.config, name) for e in (student, teacher))
-        if ours != theirs:
-            raise ValueError(
-                f'{name} of the student must be {theirs}, as of the teacher {source}, '
-                f'so that layers can be compared, but is {ours}'
-            )

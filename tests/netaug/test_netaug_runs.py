@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 from toy import (
     by_iteration,
     differences,
+    distilled,
     load,
     make_runner,
     recorded,
@@ -74,6 +75,25 @@ def test_a_run_is_resumed_exactly(changes, tmp_path):
     stock = MODELS.build(blocks_net())
     stock.load_state_dict(load(checkpoint)['state_dict'])
     assert any('netaug' in key for key in training_state(straight)['model'])
+
+
+def taught(model):
+    """The model with a teacher around it."""
+    return dict(distilled(), student=model)
+
+
+@pytest.mark.parametrize(
+    'model',
+    [augmented(), taught(blocks_net()), taught(augmented())],
+    ids=['netaug', 'teacher', 'both'],
+)
+def test_a_compiled_step_is_the_step(model, tmp_path):
+    plain = train(model, tmp_path / 'plain')
+    # The graphs without machine code: what compiling changes in the steps.
+    compiled = train(model, tmp_path / 'compiled', compile=dict(backend='eager'))
+    for told, expected in zip(recorded(compiled), recorded(plain), strict=True):
+        # The optimizer is in the graph, too, and rounds otherwise.
+        assert told == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_sub_network_is_drawn_in_every_step(tmp_path):

@@ -54,7 +54,15 @@ def work_dir(folder, config=STOCK, ap=0.25, start='20260101'):
     vis = folder / start / 'vis_data'
     vis.mkdir(parents=True)
     lines = [
-        dict(loss=2.0, loss_ld=1.0, ld_kl=0.5, grad_norm=3.0, iter=10, step=10),
+        dict(
+            loss=2.0,
+            loss_ld=1.0,
+            ld_kl=0.5,
+            aug_loss_cls=0.4,
+            grad_norm=3.0,
+            iter=10,
+            step=10,
+        ),
         dict(loss=1.0, loss_ld=0.5, ld_kl=0.2, grad_norm=2.0, iter=20, step=20),
         {'coco/bbox_mAP': ap, 'coco/bbox_mAP_50': 2 * ap, 'data_time': 0.1, 'step': 2},
     ]
@@ -155,6 +163,7 @@ def test_curves_are_grouped(runs):
     assert groups == {
         'Metrics': ['coco/bbox_mAP', 'coco/bbox_mAP_50'],
         'Losses of the task': ['loss'],
+        'Losses of the wider network': ['aug_loss_cls'],
         'Losses of distillation': ['loss_ld'],
         'Logged by distillation': ['ld_kl'],
         'What else was logged': ['grad_norm'],

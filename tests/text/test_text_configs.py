@@ -14,7 +14,7 @@ from mmkd.registry import METRICS
 from mmkd.text import MobileBertModel
 from mmkd.training import train_config
 
-CONFIGS = sorted((config_root() / 'mobilebert').glob('*.py'))
+CONFIGS = sorted((config_root() / 'mobilebert').glob('mobilebert_*.py'))
 
 
 def small(path: Path, bert: str, folder: Path):

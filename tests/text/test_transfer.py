@@ -381,6 +381,41 @@ def test_the_teacher_of_a_detector(bert, tmp_path):
         make(bert, teacher=teacher)
 
 
+def test_what_is_copied_can_be_told(bert, lm):
+    told = dict(schedule='joint', transfer_iters=1)
+    assert make(lm, **told).transfer.copied == ['embeddings', 'head']
+    assert make(lm, copy=['head'], **told).transfer.copied == ['head']
+    alone = make(bert, copy=[])
+    assert alone.transfer.copied == []
+    theirs = alone.transfer.teacher.model.encoder.model.embeddings
+    own = alone.encoder.model.embeddings
+    assert not torch.equal(own.word_embeddings.weight, theirs.word_embeddings.weight)
+    for wrong in ('head', ['body']):
+        with pytest.raises(ValueError, match='copy must be a list of'):
+            make(bert, copy=wrong)
+
+
+def test_another_tokenizer_is_a_sentence(bert, tmp_path):
+    other = make_bert(tmp_path / 'other')
+    words = (other / 'vocab.txt').read_text().split()
+    words[-1], words[-2] = words[-2], words[-1]
+    (other / 'vocab.txt').write_text('\n'.join(words) + '\n')
+    with pytest.raises(ValueError, match='must have the words of its teacher'):
+        make(bert, teacher=str(other))
+
+
+def test_tokens_of_another_data_set_are_a_sentence(bert):
+    for ids, sentence in (
+        (torch.zeros(1, 257, dtype=torch.long), '256, .* a text has 257 tokens'),
+        (torch.full((1, 4), 900), '27 words, but there is a token 900'),
+    ):
+        model = make(bert, told=PLAIN)
+        model.transfer.iteration, model.transfer.max_iters = 0, 10
+        tokens = dict(input_ids=ids, attention_mask=torch.ones_like(ids))
+        with pytest.raises(ValueError, match=sentence):
+            model(tokens, mode='loss')
+
+
 def test_what_does_not_fit(bert, lm):
     for key, value, theirs in (
         ('num_hidden_layers', 2, 3),

@@ -1,6 +1,7 @@
 """A transfer in a Runner: rates, stages that keep what they reached, resuming, DDP."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,25 @@ def test_two_processes_equal_one(bert, tmp_path):
     for key, value in alone.items():
         torch.testing.assert_close(first[key], value, rtol=1e-4, atol=1e-6, msg=key)
         assert torch.equal(first[key], second[key]), key
+
+
+def test_losses_of_layers_are_over_with_them(bert, texts, tmp_path):
+    cfg = config(
+        bert,
+        texts,
+        tmp_path / 'work',
+        schedule='joint',
+        transfer_iters=6,
+        soft_targets=0.0,
+    )
+    cfg.default_hooks.logger.interval = 1
+    run(cfg)
+    (log,) = (tmp_path / 'work').glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [line for line in lines if 'loss' in line]
+    layers = ['loss_feature_map' in line for line in lines]
+    assert layers == [True] * 6 + [False] * 6
+    assert ['loss_masked_lm' in line for line in lines] == [not x for x in layers]
 
 
 def test_what_cannot_be_trained(bert, texts, tmp_path):

@@ -1,0 +1,33 @@
+# A text encoder of MobileBERT's blocks, for tools/reproduce.py: what the schedules of
+# the transfer are worth beside each other and beside none.
+data = 'Texts'
+title = "MobileBERT's blocks, 15 million weights <- all-MiniLM-L6-v2, 23 million"
+note = (
+    'Texts are those of wikitext-2. Accuracy is that of a linear classifier of the '
+    "intents of Banking77, which no encoder was trained for, on its features' means; "
+    'cosine and error (the norm of the difference by that of the teacher) are of the '
+    'tokens of texts that were held out, and so are the squared differences of the '
+    'normalised features of every layer. The student alone learned to guess masked '
+    'words and has nothing of the teacher; the row below it began with its embeddings, '
+    'as those with a teacher do.'
+)
+task = 'text'
+teacher = 'configs/mobilebert/minilm_wikitext2.py'
+baseline = 'student alone'
+seeds = (0, 1, 2)
+
+_config = 'configs/mobilebert/mobilebert_minilm_wikitext2.py'
+# MiniLM has no head for masked words: they are guessed without its say.
+_words = {'model.transfer_iters': 0, 'model.soft_targets': 0.0}
+
+rows = {
+    'student alone': dict(config=_config, options={**_words, 'model.copy': ()}),
+    'student alone, embeddings copied': dict(config=_config, options=_words),
+    'auxiliary': dict(
+        config=_config,
+        options={'model.schedule': 'auxiliary', 'model.soft_targets': 0.0},
+    ),
+    'joint': dict(config=_config, options={'model.schedule': 'joint'}),
+    'progressive': dict(config=_config),
+}
+stages = dict(main=dict(iterations=1200))
