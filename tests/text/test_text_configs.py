@@ -12,7 +12,7 @@ import mmkd  # noqa: F401
 from mmkd.config import config_root, student_config
 from mmkd.registry import METRICS
 from mmkd.text import MobileBertModel
-from mmkd.training import train_config
+from mmkd.training import evaluation_config, train_config
 
 CONFIGS = sorted((config_root() / 'mobilebert').glob('mobilebert_*.py'))
 
@@ -80,6 +80,8 @@ def test_a_structure_for_grounding_dino_is_its_berts_size():
 def test_without_its_teacher_there_is_nothing_to_train():
     with pytest.raises(ValueError, match='--no-distill leaves nothing to train'):
         train_config(str(CONFIGS[0]), distill=False)
+    with pytest.raises(ValueError, match='no test of its own: tools/check.py'):
+        evaluation_config(str(CONFIGS[0]), __file__)
 
 
 def test_a_real_small_bert_if_it_is_installed():
