@@ -49,6 +49,7 @@ MODELS = LeafRegistry(
         'mmkd.seg',
         'mmkd.netaug',
         'mmkd.text',
+        'mmkd.gan',
     ],
 )
 HOOKS = LeafRegistry(

@@ -16,6 +16,7 @@ from .dist import DISTLoss, dist_loss
 from .dkd import DKDLoss, dkd_loss
 from .feature_imitation import FeatureImitationLoss, feature_imitation_loss
 from .fgd import FGDLoss, fgd_loss
+from .gan import discriminator_loss, generator_loss
 from .holistic import HolisticLoss, gradient_penalty
 from .layer_transfer import (
     attention_transfer,
@@ -63,10 +64,12 @@ __all__ = [
     'channel_wise_divergence',
     'classification_distillation_loss',
     'dist_loss',
+    'discriminator_loss',
     'dkd_loss',
     'feature_imitation_loss',
     'feature_map_transfer',
     'fgd_loss',
+    'generator_loss',
     'gradient_penalty',
     'localization_distillation_loss',
     'mean_transfer',

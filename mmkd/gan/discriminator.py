@@ -1,0 +1,60 @@
+"""PatchGAN: a discriminator that judges patches of a picture."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..registry import MODELS
+from .layers import InstanceNorm, init_normal
+
+
+@MODELS.register_module()
+class PatchDiscriminator(nn.Module):
+    """Convolutions of 4x4 that score each patch of a picture, of 70x70 with 3 layers.
+
+    Its keys are those of pix2pix's code, with instance normalisation.
+
+    Reference:
+        Isola et al., Image-to-Image Translation with Conditional Adversarial
+        Networks, CVPR 2017, https://arxiv.org/abs/1611.07004
+
+    Args:
+        in_channels: Of what is judged: of the picture, and of what it was made of.
+        ndf: Channels of the first layer, doubled by each further one up to 8 times.
+        num_layers: Layers of stride 2.
+
+    Raises:
+        ValueError: If there is no layer.
+
+    Example:
+        >>> import torch
+        >>> PatchDiscriminator(6, ndf=8)(torch.zeros(1, 6, 64, 64)).shape
+        torch.Size([1, 1, 6, 6])
+    """
+
+    def __init__(self, in_channels: int, ndf: int = 128, num_layers: int = 3) -> None:
+        super().__init__()
+        if num_layers < 1:
+            raise ValueError(f'num_layers must be at least 1 but is {num_layers}')
+        self.in_channels = in_channels
+        widths = [ndf * min(2**i, 8) for i in range(num_layers + 1)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(in_channels, ndf, 4, 2, 1),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        for i, (before, width) in enumerate(zip(widths, widths[1:]), 1):
+            layers += [
+                nn.Conv2d(before, width, 4, 2 if i < num_layers else 1, 1),
+                InstanceNorm(),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+        self.model = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 1, 1))
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Normal weights of a standard deviation of 0.02, no biases."""
+        init_normal(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (N, 1, h, w), of no bounds, of pictures (N, C, H, W)."""
+        return self.model(x)
