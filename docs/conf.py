@@ -55,7 +55,7 @@ napoleon_use_rtype = False
 nitpicky = True
 nitpick_ignore_regex = [
     # Types of other libraries. Their inventories would have to be downloaded.
-    (r'py:.*', r'(torch|mmengine|mmdet|rich|collections|pathlib|os)\..*'),
+    (r'py:.*', r'(torch|mmengine|mmdet|numpy|rich|collections|pathlib|os)\..*'),
     (r'py:class', r'Tensor|BaseModel|Runner'),
     # Annotations of dataclasses that are texts, which Sphinx splits at commas.
     (r'py:class', r'(dict|tuple)\[.*'),
