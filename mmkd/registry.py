@@ -82,3 +82,9 @@ FUNCTIONS = LeafRegistry(
     scope='mmkd',
     locations=['mmkd.text.dataset'],
 )
+OPTIM_WRAPPER_CONSTRUCTORS = LeafRegistry(
+    'optimizer wrapper constructor',
+    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
+    scope='mmkd',
+    locations=['mmkd.gan.optim'],
+)

@@ -37,6 +37,8 @@ class PatchDiscriminator(nn.Module):
         if num_layers < 1:
             raise ValueError(f'num_layers must be at least 1 but is {num_layers}')
         self.in_channels = in_channels
+        self.num_layers = num_layers
+        self.smallest = 3 * 2**num_layers
         widths = [ndf * min(2**i, 8) for i in range(num_layers + 1)]
         layers: list[nn.Module] = [
             nn.Conv2d(in_channels, ndf, 4, 2, 1),
@@ -56,5 +58,15 @@ class PatchDiscriminator(nn.Module):
         init_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores (N, 1, h, w), of no bounds, of pictures (N, C, H, W)."""
+        """Scores (N, 1, h, w), of no bounds, of pictures (N, C, H, W).
+
+        Raises:
+            ValueError: If a picture is smaller than what the layers need.
+        """
+        if min(x.shape[-2:]) < self.smallest:
+            raise ValueError(
+                f'sides of pictures must be at least {self.smallest}, for a '
+                f'discriminator of {self.num_layers} layers, but are '
+                f'{tuple(x.shape[-2:])}; give it fewer num_layers'
+            )
         return self.model(x)

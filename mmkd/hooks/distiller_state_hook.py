@@ -36,7 +36,7 @@ _KEY = 'distiller'
 
 @HOOKS.register_module()
 class DistillerStateHook(Hook):
-    """Stores adapters, critics, what NetAug adds and the random state of every rank.
+    """Stores adapters, critics, what NetAug adds and the state of every rank.
 
     ``checkpoint['state_dict']`` stays the stock student's; this hook adds the
     entry ``'distiller'`` next to it. With it a run resumes exactly, at the end
@@ -136,7 +136,7 @@ class DistillerStateHook(Hook):
         if transfer is not None:
             learnt['transfer'] = transfer.state_dict()
         if get_world_size() == 1:
-            states = [self._state()]
+            states = [self._state(runner)]
         else:
             # Only one rank saves. What was gathered at another time is of no use.
             iteration, states = self._gathered
@@ -174,6 +174,10 @@ class DistillerStateHook(Hook):
         _reseed_data(runner, checkpoint)
         _tell_of_a_repeated_epoch(runner, checkpoint)
         states = [] if entry is None else entry['rng']
+        if states and 'model' in states[0]:
+            same = len(states) == get_world_size()
+            model: Any = model_of(runner)
+            model.set_rank_state(states[get_rank() if same else 0]['model'])
         if len(states) == get_world_size():
             self._resumed = states[get_rank()]
         else:
@@ -185,10 +189,14 @@ class DistillerStateHook(Hook):
 
     def _gather(self, runner: Any) -> None:
         if get_world_size() > 1:
-            self._gathered = runner.iter, all_gather_object(self._state())
+            self._gathered = runner.iter, all_gather_object(self._state(runner))
 
-    def _state(self) -> dict:
+    def _state(self, runner: Any) -> dict:
         state = dict(self._before_validation or get_rng_state())
+        rank_state: Any = getattr(model_of(runner), 'rank_state', dict)
+        own = rank_state()
+        if own:  # a GAN's
+            state['model'] = own
         if self._workers is not None:
             state['workers'] = self._workers.states()
         return state

@@ -302,3 +302,12 @@ def test_mistakes_are_sentences(make, sentence):
 def test_a_picture_of_odd_sides_is_a_sentence():
     with pytest.raises(ValueError, match=r'multiples of 4, .* \(16, 18\)'):
         mmkd.ResnetGenerator(ngf=2, num_blocks=1)(torch.zeros(1, 3, 16, 18))
+
+
+@pytest.mark.parametrize('layers', [1, 2, 3, 4])
+def test_a_picture_that_is_too_small_to_judge_is_a_sentence(layers):
+    judge = mmkd.PatchDiscriminator(3, ndf=1, num_layers=layers)
+    side = 3 * 2**layers
+    assert judge(torch.zeros(1, 3, side, side)).shape == (1, 1, 1, 1)
+    with pytest.raises(ValueError, match=f'must be at least {side}, for a disc'):
+        judge(torch.zeros(1, 3, side, side - 1))

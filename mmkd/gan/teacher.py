@@ -1,0 +1,64 @@
+"""Teachers of generators: a run's, or released weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import nn
+
+from ..compat.checkpoint import load_file
+from ..teacher import Teacher
+from ..teacher_loading import load_strictly, load_teacher, local_path, state_dict_of
+
+
+def build_gan_teacher(entry: Any) -> tuple[Teacher, nn.Module | None]:
+    """The generator that an entry names, and what judged it.
+
+    Args:
+        entry: ``dict(config=..., checkpoint=...)`` of a run of mmkd, whose generator
+            it is; or ``dict(generator=..., checkpoint=...)``, the config of a
+            generator and a file with its weights alone, such as the authors release.
+
+    Returns:
+        The :class:`~mmkd.teacher.Teacher`, and the run's discriminator; ``None`` for a
+        generator alone.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TypeError: If the entry is of another type.
+        ValueError: If it says too much or too little, or its weights do not fit.
+    """
+    if not isinstance(entry, Mapping):
+        raise TypeError(
+            'teacher must be dict(config=..., checkpoint=...) of a run or '
+            'dict(generator=..., checkpoint=...) but is a '
+            f'{type(entry).__name__}'
+        )
+    entry = dict(entry)
+    if 'generator' not in entry:
+        model, source, device, is_random, _ = load_teacher(entry, 'mmkd')
+        generator: Any = model._modules.get('generator')
+        if generator is None:
+            raise ValueError(
+                f'the teacher {source} must be a model with a generator, such as '
+                f'mmkd.Pix2Pix, but is a {type(model).__name__}'
+            )
+        judge = model._modules.get('discriminator')
+        return Teacher(generator, source, device, is_random), judge
+    allowed = {'generator', 'checkpoint', 'trust', 'allow_random'}
+    unknown = sorted(set(entry) - allowed)
+    checkpoint = entry.get('checkpoint')
+    if unknown or (checkpoint is None and not entry.get('allow_random')):
+        raise ValueError(
+            'teacher must have a generator and the checkpoint with its weights, or '
+            f'checkpoint=None and allow_random=True, but has {sorted(entry)}'
+        )
+    generator = ROOT_MODELS.build(dict(entry['generator']))
+    if checkpoint is not None:
+        path = local_path(str(checkpoint))
+        contents = load_file(path, map_location='cpu', trust=entry.get('trust', False))
+        load_strictly(generator, state_dict_of(contents, path), (), str(checkpoint))
+    source = str(checkpoint or type(generator).__name__)
+    return Teacher(generator, source, is_random=checkpoint is None), None

@@ -1,0 +1,201 @@
+"""What models that make pictures of pictures have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.model import BaseDataPreprocessor, BaseModel, is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, nn
+
+from ..losses.gan import check_mode
+from ..registry import MODELS
+
+Losses = dict[str, Any]
+
+
+@MODELS.register_module()
+class PicturePreprocessor(BaseDataPreprocessor):
+    """Pictures from -1 to 1, on the device of the weights.
+
+    Args:
+        kwargs: See MMEngine's ``BaseDataPreprocessor``.
+
+    Example:
+        >>> pictures = dict(source=[torch.tensor([[[0, 255]]], dtype=torch.uint8)])
+        >>> PicturePreprocessor()(dict(inputs=pictures))['inputs']['source']
+        tensor([[[[-1.,  1.]]]])
+    """
+
+    def forward(self, data: Any, training: bool = False) -> Any:
+        """A batch, its pictures stacked.
+
+        Args:
+            data: ``inputs``: ``source`` and, where there is one, ``target``, each a
+                list of pictures (C, H, W) from 0 to 255, or a stack of them.
+            training: Not used.
+
+        Raises:
+            ValueError: If pictures of a batch have several shapes.
+        """
+        data = self.cast_data(data)
+        inputs = {name: _scaled(given, name) for name, given in data['inputs'].items()}
+        return {**data, 'inputs': inputs}
+
+
+class TranslationModel(BaseModel):
+    """A generator of pictures from pictures, with what it is trained against.
+
+    A training step is one of each optimizer of an ``OptimWrapperDict``, that
+    ``mmkd.GANOptimWrapperConstructor`` makes: ``generator``, and ``discriminator`` of
+    all children whose names begin so.
+
+    Args:
+        gan_mode: ``'hinge'``, ``'lsgan'`` or ``'vanilla'``; see
+            :func:`~mmkd.losses.gan.discriminator_loss`.
+        data_preprocessor: Its config; by default :class:`PicturePreprocessor`.
+        init_cfg: See MMEngine's ``BaseModule``.
+    """
+
+    generator: Any
+
+    def __init__(
+        self, gan_mode: str, data_preprocessor: Any = None, init_cfg: Any = None
+    ) -> None:
+        check_mode(gan_mode)
+        preprocessor = data_preprocessor or dict(type='mmkd.PicturePreprocessor')
+        super().__init__(preprocessor, init_cfg)
+        self.gan_mode = gan_mode
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        data_samples: Any = None,
+        mode: str = 'tensor',
+    ) -> Any:
+        """Pictures of pictures.
+
+        Args:
+            inputs: ``source`` (N, C, H, W).
+            data_samples: Whatever comes with each picture, handed on.
+            mode: ``'tensor'`` for the pictures, ``'predict'`` for a dict of each.
+
+        Returns:
+            (N, C', H, W), or N dicts with ``source``, ``generated`` and, where it is
+            known, ``target``, all from -1 to 1.
+        """
+        generated = self.generator(inputs['source'])
+        if mode == 'tensor':
+            return generated
+        if mode != 'predict':
+            raise ValueError(f"mode must be 'tensor' or 'predict' but is {mode!r}")
+        maps = dict(inputs, generated=generated)
+        return [
+            {name: pictures[i].detach() for name, pictures in maps.items()}
+            for i in range(len(generated))
+        ]
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> Losses:
+        """One step of the discriminators and one of the generators.
+
+        Args:
+            data: A batch.
+            optim_wrapper: An ``OptimWrapperDict``.
+
+        Returns:
+            Log name -> value; ``loss`` is the sum of what the generators minimise.
+
+        Raises:
+            TypeError: If there is one optimizer alone.
+        """
+        if not isinstance(optim_wrapper, OptimWrapperDict):
+            raise TypeError(
+                'a GAN needs an optimizer for the generator and one for the '
+                "discriminator: optim_wrapper=dict(constructor='mmkd."
+                "GANOptimWrapperConstructor', generator=..., discriminator=...)"
+            )
+        inputs = self.data_preprocessor(data, True)['inputs']
+        return self.steps(inputs, optim_wrapper)
+
+    def steps(self, inputs: Mapping[str, Tensor], optimizers: Any) -> Losses:
+        """The steps of a batch.
+
+        Args:
+            inputs: ``source`` and ``target``, from -1 to 1.
+            optimizers: The ``OptimWrapperDict``.
+        """
+        raise NotImplementedError
+
+    def rank_state(self) -> dict[str, Any]:
+        """What this process has beside its weights, for ``DistillerStateHook``."""
+        return {}
+
+    def set_rank_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with what :meth:`rank_state` gave."""
+
+    def _minimise(self, optimizer: Any, losses: Losses) -> Losses:
+        """Take a step with the sum of some losses; they without their graphs."""
+        optimizer.update_params(sum(losses.values()))
+        return {name: value.detach() for name, value in losses.items()}
+
+
+def unwrapped(module: nn.Module) -> Any:
+    """A module without what distributes it."""
+    return module.module if is_model_wrapper(module) else module
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[list[Any]]:
+    """Networks that judge but do not learn inside a ``with`` block.
+
+    Args:
+        modules: They; where they are distributed, what is distributed is handed out,
+            which waits for no gradient.
+
+    Yields:
+        The networks.
+    """
+    networks = [unwrapped(module) for module in modules]
+    parameters = [p for n in networks for p in n.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield networks
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def build(cfg: Any, what: str) -> Any:
+    """A network from its config, or the network.
+
+    Args:
+        cfg: Either.
+        what: What it is, for messages.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if isinstance(cfg, nn.Module):
+        return cfg
+    if not isinstance(cfg, Mapping):
+        raise TypeError(
+            f'{what} must be a config or a network but is a {type(cfg).__name__}'
+        )
+    return ROOT_MODELS.build(dict(cfg))
+
+
+def _scaled(given: Tensor | Sequence[Tensor], name: str) -> Tensor:
+    if not isinstance(given, Tensor):
+        shapes = sorted({tuple(picture.shape) for picture in given})
+        if len(shapes) > 1:
+            raise ValueError(
+                f'pictures of a batch must have one shape, but those of {name} have '
+                f'{shapes}'
+            )
+        given = torch.stack(list(given))
+    return given.float() / 127.5 - 1

@@ -1,0 +1,66 @@
+"""Steps of GANs on two processes, each with half of the pictures, and on one."""
+
+import copy
+import os
+import sys
+from pathlib import Path
+
+import torch
+from gan_toy import (
+    JUDGE,
+    OPTIMIZERS,
+    SMALL,
+    SUPER,
+    batch,
+    compression,
+    cyclegan,
+    pix2pix,
+)
+from mmengine.model import MMSeparateDistributedDataParallel
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
+
+SGD = dict(optimizer=dict(type='SGD', lr=1e-3, momentum=0.9))
+TEACHER = dict(generator=SMALL, checkpoint=None, allow_random=True)
+CONFIGS = dict(
+    pix2pix=pix2pix(),
+    cyclegan=cyclegan(pool_size=0),
+    supernet=compression(TEACHER, student=SUPER, inherit=[], discriminator=JUDGE),
+)
+
+
+def run(cfg, wrap, mine) -> dict:
+    torch.manual_seed(0)
+    model = MODELS.build(copy.deepcopy(cfg)).train()
+    wrapped = wrap(model)
+    told = dict(OPTIMIZERS, generator=SGD, discriminator=SGD)
+    optimizers = build_optim_wrapper(wrapped, told)
+    torch.manual_seed(int(os.environ['RANK']))  # seeds are agreed on
+    for step in range(3):
+        indices = range(4 * step, 4 * step + 4)
+        wrapped.train_step(batch(list(indices)[mine]), optimizers)
+    names = [name.replace('module.', '') for name, _ in model.named_parameters()]
+    weights = [p.detach().clone() for p in model.parameters()]
+    return dict(zip(names, weights, strict=True))
+
+
+def main(folder: Path) -> None:
+    rank = int(os.environ['RANK'])
+    torch.set_num_threads(1)
+    if rank == 0:
+        found = {k: run(cfg, lambda m: m, slice(None)) for k, cfg in CONFIGS.items()}
+        torch.save(found, folder / 'alone.pth')
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
+    )
+    mine = slice(2 * rank, 2 * rank + 2)
+    found = {
+        k: run(cfg, MMSeparateDistributedDataParallel, mine)
+        for k, cfg in CONFIGS.items()
+    }
+    torch.save(found, folder / f'rank{rank}.pth')
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == '__main__':
+    main(Path(sys.argv[1]))
