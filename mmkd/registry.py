@@ -68,7 +68,7 @@ DATASETS = LeafRegistry(
     'dataset',
     parent=root.DATASETS,
     scope='mmkd',
-    locations=['mmkd.cache.seeded_views', 'mmkd.text.dataset'],
+    locations=['mmkd.cache.seeded_views', 'mmkd.text.dataset', 'mmkd.gan.datasets'],
 )
 METRICS = LeafRegistry(
     'metric',
@@ -87,4 +87,10 @@ OPTIM_WRAPPER_CONSTRUCTORS = LeafRegistry(
     parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmkd',
     locations=['mmkd.gan.optim'],
+)
+TRANSFORMS = LeafRegistry(
+    'transform',
+    parent=root.TRANSFORMS,
+    scope='mmkd',
+    locations=['mmkd.gan.transforms'],
 )

@@ -81,7 +81,7 @@ class TranslationModel(BaseModel):
 
         Args:
             inputs: ``source`` (N, C, H, W).
-            data_samples: Whatever comes with each picture, handed on.
+            data_samples: Name -> what comes with each picture, handed on.
             mode: ``'tensor'`` for the pictures, ``'predict'`` for a dict of each.
 
         Returns:
@@ -93,9 +93,9 @@ class TranslationModel(BaseModel):
             return generated
         if mode != 'predict':
             raise ValueError(f"mode must be 'tensor' or 'predict' but is {mode!r}")
-        maps = dict(inputs, generated=generated)
+        maps = {**inputs, 'generated': generated.detach(), **(data_samples or {})}
         return [
-            {name: pictures[i].detach() for name, pictures in maps.items()}
+            {name: values[i] for name, values in maps.items()}
             for i in range(len(generated))
         ]
 

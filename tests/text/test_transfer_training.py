@@ -53,6 +53,8 @@ def config(bert, texts, work_dir, iterations=12, **model) -> Config:
     cfg.train_cfg.update(max_iters=iterations, val_interval=iterations)
     cfg.default_hooks.checkpoint.interval = iterations
     cfg.param_scheduler[0].end = 4
+    # Without the probe, whose texts are not here.
+    cfg.custom_hooks = [dict(type='mmkd.TransferHook')]
     cfg.randomness = dict(seed=0)
     cfg.log_level = 'ERROR'
     return cfg

@@ -1,0 +1,160 @@
+"""Reading and changing pictures, alone or in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.fileio import get
+from torch import Tensor
+
+from ..registry import TRANSFORMS
+
+#: What a sample is made of, in the order in which it is changed.
+SIDES = ('source', 'target')
+
+
+@TRANSFORMS.register_module()
+class LoadPictures:
+    """Reads the pictures of a sample, whole files or halves of one.
+
+    Args:
+        channels: Of the pictures: 3, or 1 for grey ones.
+
+    Raises:
+        ValueError: If it is another number.
+    """
+
+    def __init__(self, channels: int = 3) -> None:
+        if channels not in (1, 3):
+            raise ValueError(f'channels must be 1 or 3 but are {channels}')
+        self.channels = channels
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``source`` and ``target``, (C, H, W) from 0 to 255.
+
+        Args:
+            results: With ``source_path`` and ``target_path``, and ``halves``: which
+                half of the file each is, if they are in one.
+
+        Raises:
+            ValueError: If a file is no picture, or cannot be halved.
+        """
+        halves = results.get('halves')
+        if halves is None:
+            for side in SIDES:
+                results[side] = read(results[f'{side}_path'], self.channels)
+            return results
+        whole = read(results['source_path'], self.channels)
+        if whole.shape[-1] % 2:
+            raise ValueError(
+                f'{results["source_path"]} must be of even width, two pictures side by '
+                f'side, but is {whole.shape[-1]} wide'
+            )
+        pair = dict(zip(('left', 'right'), whole.chunk(2, -1)))
+        for side, half in zip(SIDES, halves):
+            results[side] = pair[half].contiguous()
+        return results
+
+
+@TRANSFORMS.register_module()
+class ChangePictures:
+    """Transforms of torchvision, the same ones for both pictures of a pair.
+
+    Args:
+        steps: Configs of ``torchvision.transforms.v2``, such as
+            ``dict(type='Resize', size=(286, 286))``.
+
+    Raises:
+        TypeError: If a step has an argument that does not exist.
+        ValueError: If there is no such step.
+
+    Example:
+        >>> change = ChangePictures([dict(type='RandomCrop', size=2),
+        ...                          dict(type='RandomHorizontalFlip')])
+        >>> x = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
+        >>> found = change(dict(source=x, target=x + 100, paired=True))
+        >>> (found['target'] - found['source']).unique().tolist()
+        [100]
+    """
+
+    def __init__(self, steps: Sequence[Mapping[str, Any]]) -> None:
+        from torchvision.transforms import v2
+
+        made = []
+        for step in steps:
+            told = dict(step)
+            kind = getattr(v2, str(told.pop('type', None)), None)
+            if kind is None:
+                raise ValueError(
+                    'a step must have the type of one of torchvision.transforms.v2 but '
+                    f'is {dict(step)}'
+                )
+            made.append(kind(**told))
+        self.change = v2.Compose(made) if made else None
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Change ``source`` and ``target``, with one draw if they are ``paired``."""
+        from torchvision.tv_tensors import Image
+
+        if self.change is None:
+            return results
+        pictures = [Image(results[side]) for side in SIDES]
+        if results['paired']:
+            changed = self.change(*pictures)
+        else:
+            changed = [self.change(picture) for picture in pictures]
+        for side, picture in zip(SIDES, changed):
+            results[side] = picture.as_subclass(Tensor)
+        return results
+
+
+@TRANSFORMS.register_module()
+class PackPictures:
+    """What a model is given: ``inputs`` and, of each picture, its name.
+
+    Raises:
+        ValueError: If the pictures of a pair have two sizes, or sides of one are no
+            multiples of 4.
+    """
+
+    def __call__(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """``inputs`` with ``source`` and ``target``, ``data_samples`` with ``name``."""
+        source, target = (results[side] for side in SIDES)
+        name = results['name']
+        if results['paired'] and source.shape[1:] != target.shape[1:]:
+            raise ValueError(
+                f'pictures of a pair must have one size, but {name} has '
+                f'{tuple(source.shape[1:])} and {tuple(target.shape[1:])}'
+            )
+        for picture in (source, target):
+            if picture.shape[1] % 4 or picture.shape[2] % 4:
+                raise ValueError(
+                    f'sides of pictures must be multiples of 4 but {name} has '
+                    f'{tuple(picture.shape[1:])}: resize or crop it in the pipeline'
+                )
+        inputs = dict(source=source, target=target)
+        return dict(inputs=inputs, data_samples=dict(name=name))
+
+
+def read(path: str, channels: int) -> Tensor:
+    """A picture file, (C, H, W) from 0 to 255, in the order red, green, blue.
+
+    Args:
+        path: On any backend of MMEngine's file system.
+        channels: 1 or 3.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no picture.
+    """
+    from torchvision.io import ImageReadMode, decode_image
+
+    contents = torch.frombuffer(bytearray(get(path)), dtype=torch.uint8)
+    mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
+    try:
+        return decode_image(contents, mode)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f'{path} cannot be read as a picture: {reason}') from error
