@@ -12,11 +12,12 @@ ONEDL_PY := $(ONEDL_VENV)/bin/python
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # What `make test-onedl` runs: what meets the host libraries. Left out is what is the
 # same code on both stacks (losses, operators), about this repository, or slow.
-CORE := $(addprefix tests/, hooks seg/test_seg_views.py seg/test_skds_on_segmentors.py \
+# Files of tests/text: pytest takes two conftest.py of folders for one.
+CORE := $(wildcard tests/text/test_*.py) $(addprefix tests/, hooks seg/test_seg_views.py seg/test_skds_on_segmentors.py \
 	$(addprefix compat/test_, checkpoint.py ops_stock_models.py stock_apis.py \
 	stock_loading.py) $(addprefix det/test_, chen_on_detectors.py det_views.py \
 	ld_on_detectors.py) $(addprefix runner/test_, critic.py ddp.py ema.py precision.py \
-	soft_teacher.py stock_student.py weight_zero.py) netaug text $(addprefix tools/test_, \
+	soft_teacher.py stock_student.py weight_zero.py) netaug $(addprefix tools/test_, \
 	export_tool.py test_tool.py train.py) $(addprefix test_, config.py distiller.py \
 	dry_run.py export.py taps.py teacher.py teacher_loading.py training.py))
 # Seconds after which that run is stopped and has failed.
