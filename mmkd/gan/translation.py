@@ -128,7 +128,7 @@ class TranslationModel(BaseModel):
             inputs: ``source`` and ``target``, from -1 to 1.
             optimizers: The ``OptimWrapperDict``.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f'{type(self).__name__} must define steps()')
 
     def rank_state(self) -> dict[str, Any]:
         """What this process has beside its weights, for ``DistillerStateHook``."""
