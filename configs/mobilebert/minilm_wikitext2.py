@@ -12,4 +12,4 @@ model = dict(
 )
 optim_wrapper = dict(optimizer=dict(lr=0.0))
 train_cfg = dict(max_iters=1, val_interval=1)
-default_hooks = dict(checkpoint=dict(interval=1))
+default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
