@@ -14,6 +14,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from .config_kind import (
     is_augmented,
     is_distilled,
+    is_gan,
     is_ours,
     is_transfer,
     model_scope,
@@ -256,6 +257,10 @@ def student_config(config: str | Path | Config | Mapping[str, Any]) -> Config:
         _unwrap(cfg, 'student')
     if is_augmented(cfg):
         _unwrap(cfg, 'model')
+    if is_gan(cfg):
+        kept = ('generator', 'data_preprocessor')
+        told = {key: cfg.model[key] for key in kept if key in cfg.model}
+        cfg.model = ConfigDict(type='mmkd.Translator', **told)
     hooks = cfg.get('default_hooks', {})
     for name, hook in list(hooks.items()):
         if name == 'checkpoint' and is_ours(hook):

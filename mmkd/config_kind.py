@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+_GANS = ('mmkd.Pix2Pix', 'mmkd.CycleGAN', 'mmkd.GANCompression')
 
 def is_distilled(cfg: Config) -> bool:
     """Whether the model of a config is a student with a teacher and losses."""
@@ -24,6 +25,11 @@ def is_augmented(cfg: Config) -> bool:
     model = cfg.get('model') or {}
     model = model.get('student', model) if is_distilled(cfg) else model
     return type_name(model) == 'mmkd.NetAug'
+
+
+def is_gan(cfg: Config) -> bool:
+    """Whether the model of a config is a generator with what it is trained by."""
+    return type_name(cfg.get('model') or {}) in _GANS
 
 
 def model_scope(cfg: Config) -> str:

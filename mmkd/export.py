@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from .compat.checkpoint import load_file
 from .compat.config_text import parse_config_text
 from .config import load_config, names_mmkd, student_config, without_run
+from .config_kind import type_name
 from .fileio import replacing
 from .teacher_loading import load_teacher
 
@@ -66,6 +67,8 @@ def export_student(
         raise ValueError(f'{source} holds no state_dict')
     cfg = without_run(student_config(_config_of(contents, source, config)))
     state = _weights(contents, raw)
+    if type_name(cfg.model) == 'mmkd.Translator':  # as released by the authors
+        state = _below(state, 'generator.')
     if config is not None:  # nothing else says that the two belong together
         load_teacher(dict(config=cfg, checkpoint=str(source), trust=trust), None)
     meta = contents.get('meta') or {}
@@ -124,9 +127,9 @@ def _weights(contents: Mapping[str, Any], raw: bool) -> OrderedDict:
         # AveragedModel counts its steps beside the model.
         state, prefix = contents['ema_state_dict'], 'module.'
     weights = OrderedDict(
-        (key[len(prefix) :], value)
-        for key, value in state.items()
-        if key.startswith(prefix) and not key.startswith(f'{prefix}distiller.')
+        (key, value)
+        for key, value in _below(state, prefix).items()
+        if not key.startswith('distiller.')
     )
     weights._metadata = OrderedDict(  # type: ignore[attr-defined]
         (key, value)
@@ -134,6 +137,15 @@ def _weights(contents: Mapping[str, Any], raw: bool) -> OrderedDict:
         if not f'{key}.'.startswith('distiller.')
     )
     return weights
+
+
+def _below(state: Mapping[str, Any], prefix: str) -> OrderedDict:
+    """What a prefix is in front of, without it."""
+    return OrderedDict(
+        (key[len(prefix) :], value)
+        for key, value in state.items()
+        if key.startswith(prefix)
+    )
 
 
 def _plain(value: Any) -> Any:

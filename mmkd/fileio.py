@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,3 +44,12 @@ def replacing(path: Path) -> Iterator[Path]:
         os.fsync(folder)  # the rename itself
     finally:
         os.close(folder)
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    sha = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()

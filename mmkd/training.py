@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.runner import find_latest_checkpoint
@@ -17,6 +18,7 @@ from .config import (
     add_default_hooks,
     distill_config,
     is_distilled,
+    is_gan,
     is_transfer,
     load_config,
     method_losses,
@@ -25,6 +27,7 @@ from .config import (
     teacher_options,
     without_run,
 )
+from .config_kind import type_name
 from .fileio import replacing
 from .overrides import merge_options, use_data_root
 
@@ -73,7 +76,7 @@ def train_config(
                 '--no-distill leaves nothing to train: a text encoder learns from its '
                 'teacher alone'
             )
-        cfg = student_config(cfg)
+        cfg = plain_gan(cfg) if is_gan(cfg) else student_config(cfg)
         name = f'{name}_no-distill'
     add_default_hooks(cfg)
     use_data_root(cfg, os.environ.get('MMKD_DATA'))
@@ -112,6 +115,43 @@ def evaluation_config(
     use_data_root(cfg, os.environ.get('MMKD_DATA'))
     cfg.work_dir = work_dir or cfg.get('work_dir') or default_work_dir(config)
     cfg.load_from, cfg.resume = _existing(checkpoint), False
+    return cfg
+
+
+def plain_gan(cfg: Config) -> Config:
+    """What trains the generator of a GAN without a teacher.
+
+    Args:
+        cfg: Config of a GAN; not changed.
+
+    Returns:
+        Pix2pix with the student's generator, and with a discriminator as the teacher's;
+        what has no teacher as it is.
+
+    Raises:
+        ValueError: If the student learns without pairs.
+
+    Example:
+        >>> model = dict(type='mmkd.GANCompression', generator=dict(type='G'),
+        ...              teacher=dict(generator=dict(type='T'), checkpoint='t.pth'))
+        >>> plain_gan(Config(dict(model=model))).model
+        {'type': 'mmkd.Pix2Pix', 'generator': {'type': 'G'}}
+    """
+    cfg = copy.deepcopy(cfg)
+    model = cfg.model
+    if type_name(model) != 'mmkd.GANCompression':
+        return cfg
+    if not model.get('paired', True):
+        raise ValueError(
+            '--no-distill needs pairs of pictures: without them and without a teacher '
+            'a generator is trained by mmkd.CycleGAN, in a config of its own'
+        )
+    of_distillation = ('teacher', 'paired', 'lambda_distill', 'taps', 'inherit')
+    told = {key: value for key, value in model.items() if key not in of_distillation}
+    if not told.get('discriminator') and model.teacher.get('config'):
+        theirs = load_config(model.teacher.config).model.get('discriminator')
+        told.update(discriminator=theirs)
+    cfg.model = ConfigDict({**told, 'type': 'mmkd.Pix2Pix'})
     return cfg
 
 

@@ -20,10 +20,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..batch import Batch
 from ..config import is_distilled, own_kind, teacher_options
 from ..dry_run import dry_run
+from ..fileio import file_digest
 from ..losses.base import levels
 from ..taps import Tap, record
 from ..teacher_group import is_group
-from .cached_teacher import file_digest
 from .key import differs, digest, live, reads_rows, run_parts
 from .names import image_name, record_name, shard_name, shard_of, view_name
 from .ranks import best_device, rank, world_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from ..base_teacher import BaseTeacher
 from ..batch import Batch
 from ..dry_run import DryRun
+from ..fileio import file_digest
 from ..taps import Tap
 from ..teacher_loading import KNOWN
 from .key import check_parts, run_parts
@@ -227,12 +227,3 @@ def cached_teacher(options: Mapping[str, Any]) -> Any:
         )
     own: dict[str, Any] = {name: options.get(name) for name in _OWN}
     return CachedTeacher(**own)
-
-
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    sha = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()

@@ -7,6 +7,7 @@ from .generators import MobileResnetGenerator, ResnetGenerator
 from .pix2pix import Pix2Pix
 from .supernet import SuperMobileResnetGenerator
 from .translation import PicturePreprocessor
+from .translator import Translator
 
 __all__ = [
     'CycleGAN',
@@ -17,4 +18,5 @@ __all__ = [
     'Pix2Pix',
     'ResnetGenerator',
     'SuperMobileResnetGenerator',
+    'Translator',
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from ..registry import MODELS
@@ -52,6 +54,17 @@ class PatchDiscriminator(nn.Module):
             ]
         self.model = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 1, 1))
         self.init_weights()
+
+    @classmethod
+    def like(cls, state: Mapping[str, Tensor]) -> PatchDiscriminator:
+        """One of the shape that weights are for.
+
+        Args:
+            state: Weights of such a discriminator, by key.
+        """
+        kernels = [value for value in state.values() if value.ndim == 4]
+        ndf, in_channels = kernels[0].shape[:2]
+        return cls(in_channels, ndf, len(kernels) - 2)
 
     def init_weights(self) -> None:
         """Normal weights of a standard deviation of 0.02, no biases."""

@@ -9,8 +9,10 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from ..compat.checkpoint import load_file
+from ..config_kind import type_name
 from ..teacher import Teacher
 from ..teacher_loading import load_strictly, load_teacher, local_path, state_dict_of
+from .discriminator import PatchDiscriminator
 
 
 def build_gan_teacher(entry: Any) -> tuple[Teacher, nn.Module | None]:
@@ -45,7 +47,7 @@ def build_gan_teacher(entry: Any) -> tuple[Teacher, nn.Module | None]:
                 f'the teacher {source} must be a model with a generator, such as '
                 f'mmkd.Pix2Pix, but is a {type(model).__name__}'
             )
-        judge = model._modules.get('discriminator')
+        judge = None if is_random else _judge(model.cfg, entry)
         return Teacher(generator, source, device, is_random), judge
     allowed = {'generator', 'checkpoint', 'trust', 'allow_random'}
     unknown = sorted(set(entry) - allowed)
@@ -62,3 +64,24 @@ def build_gan_teacher(entry: Any) -> tuple[Teacher, nn.Module | None]:
         load_strictly(generator, state_dict_of(contents, path), (), str(checkpoint))
     source = str(checkpoint or type(generator).__name__)
     return Teacher(generator, source, is_random=checkpoint is None), None
+
+
+def _judge(cfg: Any, entry: Mapping[str, Any]) -> nn.Module | None:
+    """The discriminator of a run, if its checkpoint has one."""
+    path = local_path(str(entry.get('checkpoint') or cfg.get('model_path')))
+    contents = load_file(path, map_location='cpu', trust=entry.get('trust', False))
+    prefix = 'discriminator.'
+    state = {
+        key[len(prefix) :]: value
+        for key, value in state_dict_of(contents, path).items()
+        if key.startswith(prefix)
+    }
+    if not state:
+        return None
+    told = dict(cfg.model.get('discriminator') or {})
+    if told and type_name(told) != 'mmkd.PatchDiscriminator':
+        judge = ROOT_MODELS.build(told)
+    else:
+        judge = PatchDiscriminator.like(state)
+    load_strictly(judge, state, (), str(path))
+    return judge

@@ -1,0 +1,51 @@
+"""A generator alone: what is left of a GAN when it is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..registry import MODELS
+from .translation import TranslationModel, build
+
+
+@MODELS.register_module()
+class Translator(TranslationModel):
+    """A trained generator, to be evaluated or used.
+
+    It takes the checkpoints of all GANs of mmkd, of which it loads the generator, and
+    files with a generator's weights alone, such as ``tools/export.py`` writes and as
+    the authors of GAN Compression released theirs.
+
+    Args:
+        generator: Its config, or the generator.
+        data_preprocessor: See :class:`~mmkd.gan.translation.TranslationModel`.
+        init_cfg: See there.
+
+    Raises:
+        TypeError: If the generator is neither a config nor a network.
+
+    Example:
+        >>> from mmkd.gan import MobileResnetGenerator
+        >>> weights = MobileResnetGenerator(ngf=8, num_blocks=3).state_dict()
+        >>> translator = Translator(MobileResnetGenerator(ngf=8, num_blocks=3))
+        >>> translator.load_state_dict(weights)
+        <All keys matched successfully>
+    """
+
+    def __init__(
+        self, generator: Any, data_preprocessor: Any = None, init_cfg: Any = None
+    ) -> None:
+        super().__init__('hinge', data_preprocessor, init_cfg)
+        self.generator = build(generator, 'generator')
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        own = f'{prefix}generator.'
+        of_a_run = any(key.startswith(own) for key in state_dict)
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            if not of_a_run:
+                state_dict[own + key[len(prefix) :]] = state_dict.pop(key)
+            elif not key.startswith(own):  # discriminators, adapters, the way back
+                del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
