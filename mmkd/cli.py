@@ -165,15 +165,14 @@ class _Options(DictAction):
                 ) from None
 
 
-def add_config_options(parser: ArgumentParser) -> None:
-    """``--cfg-options``."""
+def add_config_options(
+    parser: ArgumentParser,
+    name: str = '--cfg-options',
+    help: str = 'overrides, such as model.losses.loss_hint.loss_weight=2',
+) -> None:
+    """``--cfg-options``, or others of the kind."""
     parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_Options,
-        default={},
-        metavar='KEY=VALUE',
-        help='overrides, such as model.losses.loss_hint.loss_weight=2',
+        name, nargs='+', action=_Options, default={}, metavar='KEY=VALUE', help=help
     )
 
 

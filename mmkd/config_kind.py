@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 _GANS = ('mmkd.Pix2Pix', 'mmkd.CycleGAN', 'mmkd.GANCompression')
 
+
 def is_distilled(cfg: Config) -> bool:
     """Whether the model of a config is a student with a teacher and losses."""
     named = 'student' in cfg.model and str(cfg.model.type).startswith('mmkd.')

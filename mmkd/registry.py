@@ -56,7 +56,12 @@ HOOKS = LeafRegistry(
     'hook',
     parent=root.HOOKS,
     scope='mmkd',
-    locations=['mmkd.hooks', 'mmkd.seg.picture_hook', 'mmkd.text.linear_probe_hook'],
+    locations=[
+        'mmkd.hooks',
+        'mmkd.gan.cost',
+        'mmkd.seg.picture_hook',
+        'mmkd.text.linear_probe_hook',
+    ],
 )
 LOG_PROCESSORS = LeafRegistry(
     'log processor',
@@ -68,13 +73,18 @@ DATASETS = LeafRegistry(
     'dataset',
     parent=root.DATASETS,
     scope='mmkd',
-    locations=['mmkd.cache.seeded_views', 'mmkd.text.dataset', 'mmkd.gan.datasets'],
+    locations=[
+        'mmkd.cache.seeded_views',
+        'mmkd.text.dataset',
+        'mmkd.gan.datasets',
+        'mmkd.gan.label_pictures',
+    ],
 )
 METRICS = LeafRegistry(
     'metric',
     parent=root.METRICS,
     scope='mmkd',
-    locations=['mmkd.text.metric'],
+    locations=['mmkd.text.metric', 'mmkd.gan.metrics', 'mmkd.gan.segmentation'],
 )
 FUNCTIONS = LeafRegistry(
     'function',
@@ -92,5 +102,5 @@ TRANSFORMS = LeafRegistry(
     'transform',
     parent=root.TRANSFORMS,
     scope='mmkd',
-    locations=['mmkd.gan.transforms'],
+    locations=['mmkd.gan.transforms', 'mmkd.gan.edges', 'mmkd.gan.label_pictures'],
 )

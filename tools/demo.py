@@ -4,6 +4,7 @@
     python tools/demo.py                  # one seed, a table and a picture
     python tools/demo.py --seeds 0 1 2    # both students over three seeds
     python tools/demo.py --task demo_seg  # segmentation in the place of detection
+    python tools/demo.py --task demo_gan  # pictures from edges
 
 What is done is kept in the work directory and not done again.
 """
@@ -21,7 +22,7 @@ from rich.console import Console
 
 from mmkd.cli import one_sentence_errors
 
-TASKS = ('demo', 'demo_seg')
+TASKS = ('demo', 'demo_seg', 'demo_gan')
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,6 +6,10 @@
 The text encoder of a run is put into a detector by --detector:
 
     python tools/export.py CHECKPOINT --detector mmdet::grounding_dino/...
+
+Of a GAN the generator is written, of a supernet one of its sub-networks:
+
+    python tools/export.py CHECKPOINT --channels 24 16 32 16 32 64 16 24
 """
 
 import argparse
@@ -39,6 +43,9 @@ def parse_args() -> argparse.Namespace:
         '--detector-checkpoint', help="its weights; the zoo's by default"
     )
     parser.add_argument(
+        '--channels', type=int, nargs='+', help="widths of a supernet's sub-network"
+    )
+    parser.add_argument(
         '--overwrite', action='store_true', help='replace files that exist'
     )
     return parser.parse_args()
@@ -46,13 +53,17 @@ def parse_args() -> argparse.Namespace:
 
 def export(args: argparse.Namespace) -> tuple[Path, Path]:
     told = dict(out=args.out, trust=args.trust, overwrite=args.overwrite)
-    if not args.detector:
+    if not args.detector and not args.channels:
         return export_student(args.checkpoint, raw=args.raw, config=args.config, **told)
-    if args.raw or args.config:
+    if args.raw or args.config or (args.detector and args.channels):
         raise ValueError(
-            '--raw and --config must not go with --detector: export the encoder first, '
-            'and put what is written into the detector'
+            '--raw and --config must not go with --detector or --channels, nor these '
+            'with each other: export the student first, and use what is written'
         )
+    if args.channels:
+        from mmkd.gan.slicing import export_sub_network
+
+        return export_sub_network(args.checkpoint, args.channels, **told)
     # Text encoders need transformers, which nothing else here does.
     from mmkd.text.detector import export_detector
 

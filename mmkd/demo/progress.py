@@ -62,12 +62,15 @@ class StageDisplay:
     def advance(self, done: int, total: int, note: str = '') -> None:
         """Show that ``done`` of ``total`` steps of the stage are done."""
         self.bars.update(self._task, completed=done, total=total, note=note)
-        now = time.monotonic()
-        if not self.bars.disable or now - self._last_line < _SECONDS_BETWEEN_LINES:
-            return
-        self._last_line = now
-        left = (now - self._started) / done * (total - done)
-        self._print(f'{done}/{total}, {left:.0f} s left  {note}')
+        if self._is_time():
+            left = (self._last_line - self._started) / done * (total - done)
+            self._print(f'{done}/{total}, {left:.0f} s left  {note}')
+
+    def note(self, text: str) -> None:
+        """Show how far a stage is whose steps are counted elsewhere."""
+        self.bars.update(self._task, note=text)
+        if self._is_time():
+            self._print(text)
 
     def finish(self, note: str) -> None:
         """End a stage."""
@@ -75,6 +78,14 @@ class StageDisplay:
         self.bars.update(self._task, completed=total, total=total, note=note)
         if self.bars.disable:
             self._print(f'{note} ({time.monotonic() - self._started:.0f} s)')
+
+    def _is_time(self) -> bool:
+        """Whether another line is due where there are no bars."""
+        now = time.monotonic()
+        if not self.bars.disable or now - self._last_line < _SECONDS_BETWEEN_LINES:
+            return False
+        self._last_line = now
+        return True
 
     def _print(self, text: str) -> None:
         self.console.print(f'{self._title:<26}{text}', highlight=False, soft_wrap=True)

@@ -127,7 +127,7 @@ class DemoRun:
     def predictions(self) -> Path:
         """The detections of the last evaluation, in COCO's result format.
 
-        A segmentor leaves none.
+        Others leave none.
         """
         return self.work_dir / 'predictions.bbox.json'
 
@@ -185,11 +185,17 @@ class DemoRun:
 
 def model_size(config: Path) -> tuple[int, float]:
     """Number of parameters, and multiply-adds / 1e9 of one picture, of a config."""
-    from mmengine.registry import MODELS, DefaultScope
+    from mmengine.registry import DATASETS, MODELS, DefaultScope
 
     cfg = Config.fromfile(config)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model).eval()
+    if hasattr(model, 'generator'):
+        from ..gan.cost import cost_of
+
+        sample = DATASETS.build(cfg.test_dataloader.dataset)[0]
+        cost = cost_of(model.generator, sample['inputs']['source'].shape[-2:])
+        return cost.parameters, cost.gmacs
     pipeline = cfg.test_dataloader.dataset.pipeline
     resized = [t['scale'] for t in pipeline if t['type'] == 'Resize']
     size = resized[0] if resized else cfg.model.data_preprocessor.size

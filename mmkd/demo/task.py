@@ -1,4 +1,4 @@
-"""The two demos: the same digits to be detected, and to be segmented."""
+"""The demos: the same digits to be detected, segmented, and drawn from edges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import picture, segmentation_picture
+from . import gan_picture, picture, segmentation_picture
 from .runs import ALONE, DISTILLED, TEACHER
 
 
@@ -71,4 +71,19 @@ SEGMENTATION = DemoTask(
     'validation pictures: see\n`configs/demo/README.md`.',
     draw=segmentation_picture.draw_segmentation_demo,
 )
-TASKS = {task.name: task for task in (DETECTION, SEGMENTATION)}
+GAN = DemoTask(
+    name='demo_gan',
+    command='make demo-gan-seeds',
+    configs={
+        TEACHER: 'mmkd::demo/pix2pix_resnet-w24_digits.py',
+        ALONE: 'mmkd::demo/pix2pix_mobile-resnet-w8_digits.py',
+        DISTILLED: 'mmkd::demo/gan-compression_mobile-resnet-w8_digits.py',
+    },
+    metrics={'SSIM': 'pictures/ssim', 'PSNR': 'pictures/psnr'},
+    digits=3,
+    explained='SSIM and PSNR (in decibels) are of what is made of edges, against the '
+    'pictures\nthat they are of,',
+    chosen='The weights of the\nterms are those of the paper.',
+    draw=gan_picture.draw_gan_demo,
+)
+TASKS = {task.name: task for task in (DETECTION, SEGMENTATION, GAN)}

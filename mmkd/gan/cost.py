@@ -95,7 +95,7 @@ class GeneratorCostHook(Hook):
     priority = 'ABOVE_NORMAL'
 
     def __init__(self, size: tuple[int, int], repeats: int = 10) -> None:
-        self.size = size
+        self.size = (size[0], size[1])
         self.repeats = repeats
 
     def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
@@ -103,7 +103,7 @@ class GeneratorCostHook(Hook):
         model = runner.model
         while is_model_wrapper(model):
             model = model.module
-        cost = cost_of(model.generator, tuple(self.size), self.repeats)
+        cost = cost_of(model.generator, self.size, self.repeats)
         for name, value in (
             ('gmacs', cost.gmacs),
             ('parameters', cost.parameters / 1e6),

@@ -276,7 +276,7 @@ class Evolution:
         return self._drawn(lambda: tuple(map(self._width, range(len(self.choices)))))
 
     def _mutant(self, parents: Sequence[Channels]) -> Channels:
-        parent = parents[self._rng.integers(len(parents))]
+        parent = parents[int(self._rng.integers(len(parents)))]
 
         def draw() -> Channels:
             anew = self._rng.random(len(parent)) < self.settings.mutate_prob

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Found:
     """
 
     best: Channels
-    front: list[tuple[Channels, float, Mapping[str, float]]]
+    front: Sequence[tuple[Channels, float, Mapping[str, float]]]
     metric: str
     unit: str
     weights: Path
@@ -124,7 +124,7 @@ def search(
 
 def draw_search(
     points: list[tuple[float, float]],
-    front: list[tuple[Channels, float, Mapping[str, float]]],
+    front: Sequence[tuple[Channels, float, Mapping[str, float]]],
     best: Channels,
     settings: Settings,
     unit: str,
@@ -144,7 +144,8 @@ def draw_search(
 
     figure = Figure(figsize=(7, 4.5), layout='constrained')
     axes = figure.subplots()
-    axes.scatter(*zip(*points), s=14, color='#9aa5b1', label=f'{len(points)} evaluated')
+    x, y = zip(*points)
+    axes.scatter(x, y, s=14, color='#9aa5b1', label=f'{len(points)} evaluated')
     costs = [cost for _, cost, _ in front]
     scores = [metrics[settings.metric] for _, _, metrics in front]
     axes.plot(costs, scores, marker='o', ms=4, color='#1f6feb', label='front')

@@ -62,6 +62,9 @@ class LoadPictures:
 class ChangePictures:
     """Transforms of torchvision, the same ones for both pictures of a pair.
 
+    ``labels``, where there are some, are changed with them: without mixing classes,
+    and not by what changes colours.
+
     Args:
         steps: Configs of ``torchvision.transforms.v2``, such as
             ``dict(type='Resize', size=(286, 286))``.
@@ -95,34 +98,51 @@ class ChangePictures:
         self.change = v2.Compose(made) if made else None
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Change ``source`` and ``target``, with one draw if they are ``paired``."""
-        from torchvision.tv_tensors import Image
+        """Change ``source`` and ``target``, with one draw if they are ``paired``.
+
+        Args:
+            results: With either or both, (C, H, W), and ``labels`` (1, H, W) if there
+                are some.
+        """
+        from torchvision.tv_tensors import Image, Mask
 
         if self.change is None:
             return results
-        pictures = [Image(results[side]) for side in SIDES]
+        given = {side: Image(results[side]) for side in SIDES if side in results}
+        if 'labels' in results:
+            given['labels'] = Mask(results['labels'])
         if results['paired']:
-            changed = self.change(*pictures)
+            changed = self.change(given)
         else:
-            changed = [self.change(picture) for picture in pictures]
-        for side, picture in zip(SIDES, changed):
+            changed = {side: self.change(picture) for side, picture in given.items()}
+        for side, picture in changed.items():
             results[side] = picture.as_subclass(Tensor)
         return results
 
 
 @TRANSFORMS.register_module()
 class PackPictures:
-    """What a model is given: ``inputs`` and, of each picture, its name.
+    """What a model is given: ``inputs`` and, of each picture, its name and labels.
 
     Raises:
-        ValueError: If the pictures of a pair have two sizes, or sides of one are no
-            multiples of 4.
+        ValueError: If a picture is missing, the pictures of a pair have two sizes, or
+            sides of one are no multiples of 4.
     """
 
     def __call__(self, results: Mapping[str, Any]) -> dict[str, Any]:
-        """``inputs`` with ``source`` and ``target``, ``data_samples`` with ``name``."""
-        source, target = (results[side] for side in SIDES)
+        """``inputs`` with ``source`` and ``target``, and ``data_samples``.
+
+        They have the ``name`` and, where there are some, the ``labels`` (H, W).
+        """
         name = results['name']
+        missing = [side for side in SIDES if side not in results]
+        if missing:
+            raise ValueError(
+                f'a sample must have a source and a target, but {name} has no '
+                f'{missing[0]}: mmkd.LoadPictures, or mmkd.PaintLabels for labels, '
+                'must come before mmkd.PackPictures'
+            )
+        source, target = (results[side] for side in SIDES)
         if results['paired'] and source.shape[1:] != target.shape[1:]:
             raise ValueError(
                 f'pictures of a pair must have one size, but {name} has '
@@ -134,8 +154,10 @@ class PackPictures:
                     f'sides of pictures must be multiples of 4 but {name} has '
                     f'{tuple(picture.shape[1:])}: resize or crop it in the pipeline'
                 )
-        inputs = dict(source=source, target=target)
-        return dict(inputs=inputs, data_samples=dict(name=name))
+        told = dict(name=name)
+        if 'labels' in results:
+            told['labels'] = results['labels'][0]
+        return dict(inputs=dict(source=source, target=target), data_samples=told)
 
 
 def read(path: str, channels: int) -> Tensor:

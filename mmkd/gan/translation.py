@@ -87,7 +87,12 @@ class TranslationModel(BaseModel):
         Returns:
             (N, C', H, W), or N dicts with ``source``, ``generated`` and, where it is
             known, ``target``, all from -1 to 1.
+
+        Raises:
+            ValueError: If the mode is another, or pictures have other numbers of
+                channels than the generator.
         """
+        self._check_channels(inputs)
         generated = self.generator(inputs['source'])
         if mode == 'tensor':
             return generated
@@ -111,6 +116,7 @@ class TranslationModel(BaseModel):
 
         Raises:
             TypeError: If there is one optimizer alone.
+            ValueError: If pictures have other numbers of channels than the generator.
         """
         if not isinstance(optim_wrapper, OptimWrapperDict):
             raise TypeError(
@@ -119,6 +125,7 @@ class TranslationModel(BaseModel):
                 "GANOptimWrapperConstructor', generator=..., discriminator=...)"
             )
         inputs = self.data_preprocessor(data, True)['inputs']
+        self._check_channels(inputs)
         return self.steps(inputs, optim_wrapper)
 
     def steps(self, inputs: Mapping[str, Tensor], optimizers: Any) -> Losses:
@@ -136,6 +143,20 @@ class TranslationModel(BaseModel):
 
     def set_rank_state(self, state: Mapping[str, Any]) -> None:
         """Go on with what :meth:`rank_state` gave."""
+
+    def _check_channels(self, inputs: Mapping[str, Tensor]) -> None:
+        """Raise ``ValueError`` if pictures do not fit the generator."""
+        generator = unwrapped(self.generator)
+        for side, key in (('source', 'in_channels'), ('target', 'out_channels')):
+            expected = getattr(generator, key, None)
+            if side not in inputs or expected is None:
+                continue
+            given = inputs[side].shape[1]
+            if given != expected:
+                raise ValueError(
+                    f'{side} must have {expected} channels, as generator.{key} says, '
+                    f'but has {given}'
+                )
 
     def _minimise(self, optimizer: Any, losses: Losses) -> Losses:
         """Take a step with the sum of some losses; they without their graphs."""

@@ -159,7 +159,7 @@ def run(tmp_path_factory):
     )
     cfg.update(
         val_dataloader=validation,
-        val_evaluator=dict(type='mmkd.PictureMetrics', metrics=['psnr', 'ssim']),
+        val_evaluator=dict(type='mmkd.PictureMetrics', metric=['psnr', 'ssim']),
         val_cfg=dict(),
         search=dict(
             metric='pictures/psnr', macs=2e5, population=4, generations=1, seed=1

@@ -1,0 +1,143 @@
+"""The whole chain of compression, on a toy."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from gan_toy import OPTIMIZERS, SUPER, pix2pix
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+from mmkd.gan.chain import Chain
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / 'tools' / 'gan_compress.py'
+
+
+@pytest.fixture(scope='module')
+def configs(tmp_path_factory):
+    """Configs of teacher and supernet, and pictures for them."""
+    from torchvision.io import write_png
+
+    folder = tmp_path_factory.mktemp('chain')
+    (folder / 'pairs').mkdir()
+    for i in range(4):
+        generator = torch.Generator().manual_seed(i)
+        picture = torch.randint(0, 255, (3, 16, 32), generator=generator)
+        write_png(picture.byte(), str(folder / 'pairs' / f'{i}.png'))
+    loader = dict(
+        batch_size=2,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=dict(type='mmkd.PairedPictures', data_root=str(folder), folder='pairs'),
+    )
+    common = dict(
+        train_dataloader=loader,
+        val_dataloader=loader,
+        val_evaluator=dict(type='mmkd.PictureMetrics', metric=['psnr', 'ssim']),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        val_cfg=dict(),
+        optim_wrapper=OPTIMIZERS,
+        randomness=dict(seed=3),
+        custom_imports=dict(imports='mmkd'),
+    )
+    teacher = folder / 'teacher.py'
+    Config(dict(common, model=pix2pix())).dump(teacher)
+    model = dict(
+        type='mmkd.GANCompression', generator=SUPER, teacher=dict(config=str(teacher))
+    )
+    search = dict(metric='pictures/psnr', macs=2e5, population=4, generations=1)
+    finetune = {'train_cfg.max_epochs': 1}
+    cfg = Config(dict(common, model=model, search=search, finetune=finetune))
+    cfg.dump(folder / 'supernet.py')
+    return folder
+
+
+def run(*arguments, code=0):
+    done = subprocess.run(
+        [sys.executable, str(TOOL), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_one_command_runs_every_stage_once(configs, tmp_path):
+    config, work = configs / 'supernet.py', tmp_path / 'work'
+    options = ['--teacher-options', 'train_cfg.max_epochs=1']
+    out = run(config, '--work-dir', work, *options)
+    assert 'fine-tuned' in out
+    rows = json.loads((work / 'report.json').read_text())
+    assert [row['name'].split(',')[0] for row in rows] == [
+        'teacher',
+        'found',
+        'fine-tuned',
+    ]
+    assert rows[1]['cost']['gmacs'] <= 2e-4 < rows[0]['cost']['gmacs']
+    assert rows[1]['metrics'] != rows[2]['metrics']
+    assert (work / 'report.md').read_text().count('\n') == 5
+    assert (work / 'report.png').stat().st_size > 1000
+    assert (work / 'teacher' / 'epoch_1.pth').is_file()
+    assert (work / 'finetune' / 'epoch_1.pth').is_file()
+
+    # What it wrote is the generator that the last stage trained.
+    cfg = Config.fromfile(work / 'generator.py')
+    translator = MODELS.build(cfg.model)
+    state = torch.load(work / 'generator.pth', weights_only=True)['state_dict']
+    translator.load_state_dict(state)
+    trained = torch.load(work / 'finetune' / 'epoch_1.pth', weights_only=False)
+    for key, value in translator.state_dict().items():
+        assert torch.equal(value, trained['state_dict'][key])
+
+    files = [work / name / 'log.txt' for name in ('teacher', 'supernet', 'finetune')]
+    before = [file.stat().st_mtime_ns for file in files]
+    run(config, '--work-dir', work, *options)
+    assert before == [file.stat().st_mtime_ns for file in files]
+
+    out = run(config, '--work-dir', work, code=2)  # another teacher
+    assert 'teacher holds a stage of another config: name another --work-dir' in out
+    assert before == [file.stat().st_mtime_ns for file in files]
+
+
+def told(configs, **changes):
+    cfg = Config.fromfile(configs / 'supernet.py')
+    cfg.merge_from_dict(changes)
+    return cfg
+
+
+def test_what_fails_says_where(configs, tmp_path):
+    cfg = told(configs, **{'train_dataloader.dataset.folder': 'nothing'})
+    options = {'train_dataloader.dataset.folder': 'nothing'}
+    train = [sys.executable, str(ROOT / 'tools' / 'train.py')]
+    chain = Chain(cfg, tmp_path, train, options)
+    with pytest.raises(RuntimeError, match="the teacher could not.*'.*nothing' does"):
+        chain.teacher(lambda text: None)
+
+
+def test_a_teacher_with_weights_is_not_trained(configs, tmp_path):
+    weights = tmp_path / 'weights.pth'
+    cfg = told(configs, **{'model.teacher.checkpoint': str(weights)})
+    chain = Chain(cfg, tmp_path, [])
+    assert chain.trains_teacher
+    weights.touch()
+    assert chain.teacher(lambda text: None) is None
+    cfg.model.teacher.checkpoint = 'https://example.org/weights.pth'
+    assert not chain.trains_teacher
+
+
+def test_fine_tuning_can_be_left_out(configs, tmp_path):
+    cfg = told(configs)
+    cfg.finetune = None
+    assert not Chain(cfg, tmp_path, []).finetunes
+    assert Chain(told(configs), tmp_path, []).finetunes
+
+
+def test_only_supernets_are_compressed(configs, tmp_path):
+    cfg = told(configs, **{'model.generator.type': 'mmkd.MobileResnetGenerator'})
+    with pytest.raises(ValueError, match='whose generator is a mmkd.SuperMobile'):
+        Chain(cfg, tmp_path, [])
