@@ -147,7 +147,7 @@ def test_the_search_has_a_budget_and_a_metric_that_is_logged(path):
     logged = set()
     for one in cfg.val_evaluator:
         proxy = 'proxy_' if one.get('features') else ''
-        names = one.get('metrics', ['mIoU'])
+        names = one.get('metric', ['mIoU'])
         logged |= {f'pictures/{proxy * (name == "fid")}{name}' for name in names}
     assert settings.metric in logged
     assert settings.sign == (1 if settings.metric == 'pictures/mIoU' else -1)
