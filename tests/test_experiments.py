@@ -58,11 +58,22 @@ def test_every_run_is_a_config_that_can_be_read(path, monkeypatch):
     plan = Plan(path, Path('work'))
     results = results_of(plan, next(iter(plan.stages)), {})
     runs = {(run.stage, run.row): run for run in plan.runs(results)}
-    assert {row for _, row in runs} == {*plan.rows, TEACHER}
+    searched = {row for row, told in plan.rows.items() if 'search' in told}
+    assert {row for _, row in runs} == {*plan.rows, TEACHER} - searched
     for run in runs.values():
         teacher = runs[run.stage, TEACHER]
         cfg = train_config(run.config, options=dict(run.options), work_dir='work')
         assert cfg.train_cfg[f'max_{run.unit}s'] == run.length
+        if plan.task is TASKS['gan']:  # its rate falls to the end, whenever that is
+            assert cfg.param_scheduler.begin == run.length / 2
+            assert 'end' not in cfg.param_scheduler
+            has_teacher = 'teacher' in cfg.model
+            assert has_teacher == ('distilled' in run.row or 'supernet' in run.row)
+            if has_teacher:
+                assert cfg.model.teacher.checkpoint == str(teacher.checkpoint)
+                teachers = train_config(cfg.model.teacher.config)
+                assert teachers.model == train_config(plan.teacher).model
+            continue
         last = cfg.param_scheduler[-1]
         end = last.T_max if run.unit == 'epoch' else last.end
         # A text encoder's rate is constant after it has warmed up.
@@ -228,12 +239,13 @@ def test_the_page_has_a_part_for_each_data_set(tmp_path, monkeypatch):
     write_page(plans, tmp_path, tmp_path / 'results.md')
     lines = (tmp_path / 'results.md').read_text().splitlines()
     heads = [line for line in lines if line.startswith('## ')]
-    assert heads == ['## BCCD', '## CamVid', '## Digits', '## Texts']
+    parts = ('BCCD', 'CamVid', 'Digits', 'Facades', 'Texts')
+    assert heads == [f'## {part}' for part in parts]
     assert not list(tmp_path.glob('*.png'))  # there is nothing to draw
     tables = [line for line in lines if line.startswith('|')]
     widths = [line.count('|') for line in tables]
     heads = [i for i, line in enumerate(tables) if line.startswith('|---')]
-    assert len({widths[i] for i in heads}) == 2  # texts have more columns
+    assert len({widths[i] for i in heads}) == 3  # texts and GANs have more columns
     for i, width in enumerate(widths):
         head = max((h for h in heads if h <= i + 1), default=heads[0])
         assert width == widths[head]
@@ -271,3 +283,30 @@ def test_a_plan_names_its_baseline(tmp_path):
     )
     with pytest.raises(ValueError, match="baseline must be a row .* but is 'x'"):
         Plan(path, tmp_path)
+
+
+def test_where_small_is_good_less_is_a_gain(monkeypatch):
+    """Rows are beside their own baselines, and have their own numbers of seeds."""
+    monkeypatch.chdir(ROOT)
+    plan = Plan(config_root() / '_experiments_' / 'facades_gan.py', Path('work'))
+    metrics = dict.fromkeys(plan.task.metrics, 1.0)
+    values = {
+        TEACHER: 50.0,
+        '0.35 G alone': 90.0,
+        '0.35 G distilled': 80.0,
+        '0.11 G alone': 100.0,
+        '0.11 G distilled': 95.0,
+        'supernet, whole': 70.0,
+    }
+    results = [
+        {**metrics, 'proxy FID': value, 'stage': 'main', 'row': row, 'seed': seed}
+        | dict(train_seconds=60.0)
+        for row, value in values.items()
+        for seed in ((0,) if row in (TEACHER, 'supernet, whole') else plan.seeds)
+    ]
+    lines = plan_report(plan, results).splitlines()
+    cells = {line.split(' | ')[0].strip('| '): line.split(' | ') for line in lines}
+    assert cells['0.35 G distilled'][-3:-1] == ['-10.000 ± 0.000', '25%']
+    assert cells['0.11 G distilled'][-3:-1] == ['-5.000 ± 0.000', '10%']
+    assert cells['0.11 G alone'][-3:-1] == ['', '']
+    assert 'supernet, whole' in cells  # of one run, and none is pending

@@ -28,7 +28,7 @@ from rich.console import Console
 from mmkd.cli import one_sentence_errors
 from mmkd.config import config_root
 from mmkd.experiments.page import write_page
-from mmkd.experiments.plan import TEACHER, Plan, Run, Task
+from mmkd.experiments.plan import TEACHER, Plan, Run, Search, Task
 from mmkd.experiments.process import run_training
 from mmkd.experiments.results import append_result, read_results, result_of
 
@@ -65,6 +65,24 @@ def execute(run: Run, task: Task, console: Console) -> dict:
     return result_of(run, task, shown, seconds, returncode)
 
 
+def search(wanted: Search, plan: Plan, console: Console) -> None:
+    """Find the sub-network of a row, and train again what is gone before."""
+    for run in wanted.runs:
+        if not run.checkpoint.is_file():  # its line may be from another machine
+            execute(run, plan.task, console)
+    supernet = wanted.runs[1]
+    console.print(f'{plan.name}: search for {wanted.row}', highlight=False)
+    told = [f'--{key}={value}' for key, value in wanted.options.items()]
+    command = [sys.executable, str(TRAIN.with_name('gan_search.py')), supernet.config]
+    command += [str(supernet.checkpoint), '--work-dir', str(wanted.folder), *told]
+    command += ['--cfg-options', *(f'{k}={v}' for k, v in supernet.options.items())]
+    log = wanted.folder / 'log.txt'
+    with console.status('searching') as status:
+        returncode, _ = run_training(command, log, status.update)
+    if returncode:
+        raise RuntimeError(f'nothing was found: see {log}')
+
+
 def work_through(plan: Plan, path: Path, stage: str | None, console: Console) -> None:
     """Do what is missing; what comes next may depend on it."""
     while True:
@@ -73,7 +91,11 @@ def work_through(plan: Plan, path: Path, stage: str | None, console: Console) ->
         runs = [r for r in plan.runs(results) if stage in (None, r.stage)]
         missing = [run for run in runs if run.key not in done]
         if not missing:
-            return
+            searches = plan.searches(results)
+            if not searches or stage is not None:
+                return
+            search(searches[0], plan, console)
+            continue
         # On another machine the teacher's line is there, its weights are not.
         teachers = [r for r in runs if r.row == TEACHER and r.stage == missing[0].stage]
         run = next((r for r in teachers if not r.checkpoint.is_file()), missing[0])

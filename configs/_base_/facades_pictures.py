@@ -58,3 +58,4 @@ val_evaluator = [
     ),
 ]
 test_evaluator = val_evaluator
+custom_hooks = [dict(type='mmkd.GeneratorCostHook', size=size)]

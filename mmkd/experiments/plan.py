@@ -21,10 +21,12 @@ class Task:
     Args:
         metrics: Name in the table -> key in the log; the first one ranks the rows.
         digits: Digits behind the point in the table.
+        sign: 1 if that one is to be large, -1 if small.
     """
 
     metrics: Mapping[str, str] = field(hash=False)
     digits: int
+    sign: int = 1
 
     @property
     def main(self) -> str:
@@ -46,6 +48,17 @@ TASKS = dict(
             **{f'layer {i}': f'transfer/layer_{i}' for i in range(1, 7)},
         ),
         3,
+    ),
+    gan=Task(
+        {
+            'proxy FID': 'pictures/proxy_fid',
+            'PSNR': 'pictures/psnr',
+            'SSIM': 'pictures/ssim',
+            'G multiply-adds': 'cost/gmacs',
+            'ms': 'cost/milliseconds',
+        },
+        3,
+        sign=-1,
     ),
 )
 
@@ -85,11 +98,33 @@ class Run:
         return self.work_dir / f'{self.unit}_{self.length}.pth'
 
 
+@dataclass(frozen=True)
+class Search:
+    """A search for a sub-network.
+
+    Args:
+        row: The row that trains what is found.
+        runs: Those of the teacher and of the supernet, which come before.
+        folder: Gets ``finetune.py``.
+        options: Of ``tools/gan_search.py``, by name.
+    """
+
+    row: str
+    runs: tuple[Run, Run]
+    folder: Path
+    options: Mapping[str, Any] = field(hash=False)
+
+
 class Plan:
     """What ``configs/_experiments_/<name>.py`` asks for.
 
+    Its ``options`` are overrides of all its configs.
+
     A row has a ``config`` and may have ``options`` of it, a ``stage`` if it runs in
-    that one alone, and ``times``, the factor by which it is longer than other rows.
+    that one alone, ``times``, the factor by which it is longer than other rows, a
+    ``baseline`` and ``seeds`` other than the plan's. In place of a config it may have a
+    ``search``: options of ``tools/gan_search.py``, and ``supernet``, the row whose
+    first run is searched; then it trains what is found.
 
     Args:
         path: The file.
@@ -108,6 +143,7 @@ class Plan:
         self.task: Task = TASKS[content.get('task', 'detection')]
         self.seeds: Sequence[int] = content.seeds
         self.rows: Mapping[str, Any] = content.rows
+        self.options: Mapping[str, Any] = content.get('options', {})
         self.stages: Mapping[str, Any] = content.stages
         self.baseline: str = content.baseline
         self.teacher: str = content.teacher
@@ -163,11 +199,52 @@ class Plan:
             runs.append(teacher)
             # Seed by seed: a plan that is cut short has whole comparisons.
             for seed in self.seeds:
-                runs += [self._run(stage, row, seed, teacher) for row in rows]
+                runs += [
+                    self._run(stage, row, seed, teacher)
+                    for row in rows
+                    if seed in self.seeds_of(row) and self._has_config(stage, row)
+                ]
         return runs
 
+    def seeds_of(self, row: str) -> Sequence[int]:
+        """Seeds of a row."""
+        return self.rows[row].get('seeds', self.seeds)
+
+    def baseline_of(self, row: str) -> str:
+        """The row that another one is compared with."""
+        return self.rows[row].get('baseline', self.baseline)
+
+    def searches(self, results: Sequence[Mapping[str, Any]]) -> list[Search]:
+        """The searches on which runs without results wait.
+
+        Args:
+            results: What is known.
+        """
+        found = []
+        for stage in self.stages:
+            for row in self.rows_of(stage, results):
+                options = dict(self.rows[row].get('search') or {})
+                known = [r for r in results if _of(r, stage, row)]
+                if not options or len(known) == len(self.seeds_of(row)):
+                    continue
+                if self._has_config(stage, row):
+                    continue
+                name = options.pop('supernet')
+                teacher = self._teacher_run(stage)
+                supernet = self._run(stage, name, self.seeds_of(name)[0], teacher)
+                folder = self._searched(stage, row).parent
+                found.append(Search(row, (teacher, supernet), folder, options))
+        return found
+
+    def _searched(self, stage: str, row: str) -> Path:
+        folder = self.work_dir / self.name / stage / f'search-{_slug(row)}'
+        return folder / 'finetune.py'
+
+    def _has_config(self, stage: str, row: str) -> bool:
+        return 'search' not in self.rows[row] or self._searched(stage, row).is_file()
+
     def _teacher_run(self, stage: str) -> Run:
-        options = _scaled(self.stages[stage])
+        options = {**_scaled(self.stages[stage]), **self.options}
         folder = self.work_dir / self.name / stage / TEACHER
         loop = _read(self.teacher).train_cfg
         unit = 'epoch' if 'max_epochs' in loop else 'iter'
@@ -178,20 +255,21 @@ class Plan:
         settings = self.rows[row]
         length = round(length_of(self.stages[stage]) * settings.get('times', 1))
         end = 'T_max' if teacher.unit == 'epoch' else 'end'
-        config = _read(settings.config)
+        path = settings.get('config') or str(self._searched(stage, row))
+        config = _read(path)
         options = {
             **_scaled(self.stages[stage]),
             f'train_cfg.max_{teacher.unit}s': length,
             'train_cfg.val_interval': length,
+            **self.options,
             **settings.get('options', {}),
         }
-        last = len(config.param_scheduler) - 1
-        if (
-            config.param_scheduler[last][end]
-            == config.train_cfg[f'max_{teacher.unit}s']
-        ):
-            # Its last part ends with the training.
-            options[f'param_scheduler.{last}.{end}'] = length
+        schedulers = config.param_scheduler
+        if isinstance(schedulers, list):  # a single one ends with the training anyway
+            last = len(schedulers) - 1
+            if schedulers[last][end] == config.train_cfg[f'max_{teacher.unit}s']:
+                # Its last part ends with the training.
+                options[f'param_scheduler.{last}.{end}'] = length
         if teacher.unit == 'iter':
             options['default_hooks.checkpoint.interval'] = length
         # A text encoder's teacher is a name, and has its weights.
@@ -199,17 +277,18 @@ class Plan:
             options['model.teacher.checkpoint'] = str(teacher.checkpoint)
         elif 'teacher_ckpt' in config.model:
             options['model.teacher_ckpt'] = str(teacher.checkpoint)
-        slug = ''.join(c if c.isalnum() else '-' for c in row)
-        folder = self.work_dir / self.name / stage / f'{slug}-seed{seed}'
-        return Run(
-            stage, row, seed, settings.config, options, folder, teacher.unit, length
-        )
+        folder = self.work_dir / self.name / stage / f'{_slug(row)}-seed{seed}'
+        return Run(stage, row, seed, path, options, folder, teacher.unit, length)
 
 
 @functools.cache
 def _read(path: str) -> Config:
     # A plan names the same few configs in dozens of runs.
     return Config.fromfile(path)
+
+
+def _slug(row: str) -> str:
+    return ''.join(c if c.isalnum() else '-' for c in row)
 
 
 def _of(result: Mapping[str, Any], stage: str, row: str) -> bool:

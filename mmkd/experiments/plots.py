@@ -17,7 +17,7 @@ _ALONE, _TAUGHT, _TEACHER = '#333333', '#0072B2', '#D55E00'
 def draw_results(plan: Plan, results: Sequence[Result], path: Path) -> bool:
     """Draw a panel per stage: a line per row, a dot per seed, a bar at their mean.
 
-    Dashed lines are the means of the student alone and of the teacher.
+    Dashed lines are the means of the students alone and of the teacher.
 
     Args:
         plan: The plan.
@@ -66,11 +66,12 @@ def _values(plan: Plan, stage: str, results: Sequence[Result]) -> dict[str, list
 
 def _panel(axes: Any, plan: Plan, rows: Mapping[str, list]) -> None:
     for place, (row, values) in enumerate(rows.items()):
-        colour = {plan.baseline: _ALONE, TEACHER: _TEACHER}.get(row, _TAUGHT)
+        is_alone = row != TEACHER and row == plan.baseline_of(row)
+        colour = _TEACHER if row == TEACHER else _ALONE if is_alone else _TAUGHT
         mean = statistics.fmean(values)
         axes.plot(values, [place] * len(values), 'o', color=colour, ms=4, alpha=0.6)
         axes.plot([mean] * 2, [place - 0.3, place + 0.3], color=colour, lw=2)
-        if row in (plan.baseline, TEACHER):
+        if is_alone or row == TEACHER:
             axes.axvline(mean, color=colour, lw=0.8, ls='--', zorder=0)
     axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
     axes.invert_yaxis()

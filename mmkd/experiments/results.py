@@ -130,7 +130,6 @@ def _table(
         ]
 
     main, digits = plan.task.main, plan.task.digits
-    alone = {r['seed']: r[main] for r in done(plan.baseline)}
     teacher = done(TEACHER)
     names = ' | '.join(plan.task.metrics)
     lines = [
@@ -139,7 +138,8 @@ def _table(
     ]
     for row in [*rows, TEACHER]:
         runs = done(row)
-        missing = (1 if row == TEACHER else len(plan.seeds)) - len(runs)
+        seeds = 1 if row == TEACHER else len(plan.seeds_of(row))
+        missing = seeds - len(runs)
         if not runs:
             rest = ' |' * (len(plan.task.metrics) + 2)
             lines.append(f'| {row} | pending |{rest}')
@@ -147,13 +147,15 @@ def _table(
         name = row + (f' ({missing} pending)' if missing else '')
         cells = [name]
         cells += [mean_std([r[m] for r in runs], digits) for m in plan.task.metrics]
+        baseline = row if row == TEACHER else plan.baseline_of(row)
+        alone = {r['seed']: r[main] for r in done(baseline)}
         gains = [r[main] - alone[r['seed']] for r in runs if r['seed'] in alone]
-        if row in (plan.baseline, TEACHER) or not gains:
+        if row == baseline or not gains:
             cells += ['', '']
         else:
             cells.append(mean_std(gains, digits, sign='+'))
             gap = teacher[0][main] - statistics.fmean(alone.values()) if teacher else 0
-            share = statistics.fmean(gains) / gap if gap > 0 else None
+            share = statistics.fmean(gains) / gap if plan.task.sign * gap > 0 else None
             cells.append('' if share is None else f'{share:.0%}')
         minutes = statistics.fmean(r['train_seconds'] for r in runs) / 60
         cells.append(f'{minutes:.1f} min')

@@ -44,7 +44,25 @@ scalars = work_dir / '1' / 'vis_data' / 'scalars.json'
 scalars.parent.mkdir(parents=True)
 lines = [dict(loss=1.0, time=0.5, iter=4), {{'coco/bbox_mAP': 0.25}}]
 scalars.write_text(chr(10).join(map(json.dumps, lines)))
-(work_dir / 'epoch_3.pth').write_text('')
+for epochs in (2, 3):
+    (work_dir / f'epoch_{{epochs}}.pth').write_text('')
+"""
+
+
+SEARCH = """
+import sys
+from pathlib import Path
+told = sys.argv[1:]
+folder = Path(told[told.index('--work-dir') + 1])
+Path({calls!r}).open('a').write(folder.name + chr(10))
+assert Path(told[1]).is_file(), 'a search needs the weights of its supernet'
+assert '--macs=5.0' in told and 'model.depth=3' in told, told
+(folder / 'finetune.py').write_text(Path(told[0]).read_text())
+"""
+SEARCHED = """
+whole = dict(config={student!r}, options={{'model.depth': 3}}, seeds=(1,))
+rows.update(whole=whole)
+rows.update(found=dict(search=dict(supernet='whole', macs=5.0), baseline='other'))
 """
 
 
@@ -58,8 +76,9 @@ def load_tool():
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch):
+def work(tmp_path, monkeypatch, request):
     """Function that works through the plan and returns what was run."""
+    added = getattr(request, 'param', '')
     tool = load_tool()
     student, teacher, calls = (tmp_path / n for n in ('s.py', 't.py', 'calls'))
     student.write_text(CONFIG)
@@ -70,7 +89,9 @@ def work(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, 'TRAIN', training)
     monkeypatch.setattr(process.time, 'sleep', lambda seconds: None)
     path = tmp_path / 'plan.py'
-    path.write_text(PLAN.format(student=str(student), teacher=str(teacher)))
+    named = dict(student=str(student), teacher=str(teacher))
+    path.write_text((PLAN + added).format(**named))
+    (tmp_path / 'gan_search.py').write_text(SEARCH.format(calls=str(calls)))
     plan = Plan(path, tmp_path / 'work')
     results = tmp_path / 'results' / 'plan.jsonl'
 
@@ -147,3 +168,18 @@ def test_a_teacher_whose_weights_are_gone_is_trained_again(work):
     assert work() == ['teacher', 'other-seed1']
     assert work.results.read_text().splitlines()[:4] == lines[:4]
     assert len(read_results(work.results)) == 5  # its line is there already
+
+
+@pytest.mark.parametrize('work', [SEARCHED], indirect=True)
+def test_what_is_found_is_trained_then(work):
+    before = [*ALL[:3], 'alone-seed1', 'other-seed1', 'whole-seed1']
+    assert work() == [*before, 'search-found', 'found-seed0', 'found-seed1']
+    assert work() == []
+    lines = work.results.read_text().splitlines()
+
+    # On another machine: a line is missing, and all that made it.
+    work.results.write_text('\n'.join(lines[:-1]) + '\n')
+    (work.folder / 'work').rename(work.folder / 'old')
+    again = ['teacher', 'whole-seed1', 'search-found', 'found-seed1']
+    assert work() == again
+    assert work.results.read_text().splitlines()[:-1] == lines[:-1]
