@@ -15,6 +15,7 @@ from mmkd.gan.search import Evolution, Journal, Settings
 from mmkd.gan.searching import search, settings_of
 from mmkd.gan.slicing import export_sub_network, sliced
 from mmkd.gan.sub_networks import SubNetworks, read_run
+from mmkd.preflight import check
 from mmkd.training import evaluation_config, train_config
 
 CHOICES = [(2, 3, 4, 6)] * 8
@@ -309,3 +310,8 @@ def test_a_budget_told_replaces_the_configs(run):
     cfg, *_ = run
     settings = settings_of(cfg, milliseconds=3.0)
     assert (settings.macs, settings.milliseconds) == (None, 3.0)
+
+
+def test_a_gan_has_nothing_for_the_check(run):
+    with pytest.raises(ValueError, match='of a GAN all that can be wrong is told'):
+        check(run[0])
