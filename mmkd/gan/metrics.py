@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,8 @@ PAIRED = ('psnr', 'ssim', 'lpips')
 OF_KINDS = ('fid', 'kid')
 #: Pixels at every edge that the window of SSIM, 11 by 11, does not fit on.
 EDGE = 5
+#: Targets whose features are kept at most.
+_REMEMBERED = 50_000
 #: For torchmetrics: one process computes, and to wait for others would be for ever.
 ALONE: dict[str, Any] = dict(sync_on_compute=False)
 
@@ -122,6 +125,8 @@ class PictureMetrics(BaseMetric):
         self.kid_subset_size = kid_subset_size
         torchmetrics()
         self.features = build_features(features) if of_kinds else None
+        # A search asks for the same targets hundreds of times.
+        self._seen: dict[str, Tensor] = {}
         self.lpips = _lpips_network() if 'lpips' in self.metrics else None
 
     @torch.no_grad()
@@ -143,9 +148,9 @@ class PictureMetrics(BaseMetric):
         ]
         found: list[dict[str, Any]] = [self._paired(*pair) for pair in zip(*both)]
         if self.features is not None:
-            for name, pictures in zip(('generated', 'target'), both):
-                for one, vector in zip(found, _one_by_one(self.features, pictures)):
-                    one[name] = vector
+            vectors = (_one_by_one(self.features, both[0]), self._of_targets(both[1]))
+            for one, generated, target in zip(found, *vectors):
+                one.update(generated=generated, target=target)
         self.results.extend(found)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
@@ -184,6 +189,18 @@ class PictureMetrics(BaseMetric):
         functions = dict(psnr=_psnr, ssim=_ssim, lpips=self._lpips)
         return {name: functions[name](generated[None], target[None]) for name in names}
 
+    def _of_targets(self, pictures: Sequence[Tensor]) -> list[Tensor]:
+        """Their vectors; those of pictures that were seen before are remembered."""
+        marks = [_mark(picture) for picture in pictures]
+        new = {m: x for m, x in zip(marks, pictures) if m not in self._seen}
+        if len(self._seen) > _REMEMBERED:  # of a validation that is never the same
+            self._seen.clear()
+            new = dict(zip(marks, pictures))
+        if new:
+            vectors = _one_by_one(self.features, list(new.values()))
+            self._seen.update(zip(new, vectors))
+        return [self._seen[mark] for mark in marks]
+
     def _lpips(self, generated: Tensor, target: Tensor) -> float:
         network: Any = self.lpips
         pair = [in_colours(x).float() for x in (generated, target)]
@@ -215,6 +232,12 @@ class _AsGiven(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+def _mark(picture: Tensor) -> str:
+    data = picture.cpu().contiguous()
+    shape = str(tuple(data.shape)).encode()
+    return hashlib.blake2b(shape + data.numpy().tobytes()).hexdigest()
 
 
 def _known(metric: str | Sequence[str]) -> list[str]:

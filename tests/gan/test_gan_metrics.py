@@ -308,3 +308,20 @@ def test_too_few_pictures_for_a_distance_of_kinds():
     told = dict(metric='kid', features=FEATURES, kid_subset_size=9)
     with pytest.raises(ValueError, match=r'kid needs 9 pictures.*are 7: have more or'):
         evaluated(pictures(), COUNT, metric_of(**told))
+
+
+def test_features_of_targets_are_taken_once(monkeypatch):
+    metric, seen = metric_of(metric='fid', features=FEATURES), []
+    network = metric.features.network
+    network.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    data = pictures(6)
+    first = evaluated(data, 6, metric, 3)
+    assert sum(seen) == 12
+    assert evaluated(data, 6, metric, 3) == first
+    assert sum(seen) == 18
+    other = [dict(sample, generated=sample['target']) for sample in data]
+    assert evaluated(other, 6, metric, 3) == evaluated(
+        other, 6, metric_of(metric='fid', features=FEATURES), 3
+    )
+    monkeypatch.setattr('mmkd.gan.metrics._REMEMBERED', 4)
+    assert evaluated(data, 6, metric, 3) == first
