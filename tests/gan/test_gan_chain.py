@@ -14,7 +14,6 @@ from mmengine.registry import MODELS
 from mmkd.gan.chain import Chain
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOL = ROOT / 'tools' / 'gan_compress.py'
 
 
 @pytest.fixture(scope='module')
@@ -56,9 +55,9 @@ def configs(tmp_path_factory):
     return folder
 
 
-def run(*arguments, code=0):
+def run(tool, *arguments, code=0):
     done = subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)],
+        [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=400,
@@ -67,41 +66,72 @@ def run(*arguments, code=0):
     return done.stdout + done.stderr
 
 
-def test_one_command_runs_every_stage_once(configs, tmp_path):
-    config, work = configs / 'supernet.py', tmp_path / 'work'
-    options = ['--teacher-options', 'train_cfg.max_epochs=1']
-    out = run(config, '--work-dir', work, *options)
+OPTIONS = ['--teacher-options', 'train_cfg.max_epochs=1']
+
+
+@pytest.fixture(scope='module')
+def work(configs, tmp_path_factory):
+    """The work directory of the whole chain, and what the command said."""
+    folder = tmp_path_factory.mktemp('work')
+    config = configs / 'supernet.py'
+    out = run('gan_compress.py', config, '--work-dir', folder, *OPTIONS)
+    return folder, out
+
+
+def test_one_command_runs_every_stage(work):
+    folder, out = work
     assert 'fine-tuned' in out
-    rows = json.loads((work / 'report.json').read_text())
-    assert [row['name'].split(',')[0] for row in rows] == [
-        'teacher',
-        'found',
-        'fine-tuned',
-    ]
+    rows = json.loads((folder / 'report.json').read_text())
+    names = [row['name'].split(',')[0] for row in rows]
+    assert names == ['teacher', 'found', 'fine-tuned']
     assert rows[1]['cost']['gmacs'] <= 2e-4 < rows[0]['cost']['gmacs']
     assert rows[1]['metrics'] != rows[2]['metrics']
-    assert (work / 'report.md').read_text().count('\n') == 5
-    assert (work / 'report.png').stat().st_size > 1000
-    assert (work / 'teacher' / 'epoch_1.pth').is_file()
-    assert (work / 'finetune' / 'epoch_1.pth').is_file()
+    assert (folder / 'report.md').read_text().count('\n') == 5
+    assert (folder / 'report.png').stat().st_size > 1000
+    assert (folder / 'teacher' / 'epoch_1.pth').is_file()
 
-    # What it wrote is the generator that the last stage trained.
-    cfg = Config.fromfile(work / 'generator.py')
+
+def test_what_it_wrote_is_what_the_last_stage_trained(work):
+    folder, _ = work
+    cfg = Config.fromfile(folder / 'generator.py')
     translator = MODELS.build(cfg.model)
-    state = torch.load(work / 'generator.pth', weights_only=True)['state_dict']
+    state = torch.load(folder / 'generator.pth', weights_only=True)['state_dict']
     translator.load_state_dict(state)
-    trained = torch.load(work / 'finetune' / 'epoch_1.pth', weights_only=False)
+    trained = torch.load(folder / 'finetune' / 'epoch_1.pth', weights_only=False)
     for key, value in translator.state_dict().items():
         assert torch.equal(value, trained['state_dict'][key])
 
-    files = [work / name / 'log.txt' for name in ('teacher', 'supernet', 'finetune')]
+
+def test_every_stage_is_done_once(work, configs):
+    folder, _ = work
+    config = configs / 'supernet.py'
+    files = [folder / name / 'log.txt' for name in ('teacher', 'supernet', 'finetune')]
     before = [file.stat().st_mtime_ns for file in files]
-    run(config, '--work-dir', work, *options)
+    run('gan_compress.py', config, '--work-dir', folder, *OPTIONS)
     assert before == [file.stat().st_mtime_ns for file in files]
 
-    out = run(config, '--work-dir', work, code=2)  # another teacher
+    out = run('gan_compress.py', config, '--work-dir', folder, code=2)
     assert 'teacher holds a stage of another config: name another --work-dir' in out
     assert before == [file.stat().st_mtime_ns for file in files]
+
+
+def test_a_search_and_an_export_by_hand(work, tmp_path):
+    folder, _ = work
+    run_of = [folder / 'supernet' / 'config.py', folder / 'supernet' / 'epoch_2.pth']
+    told = ['--milliseconds', '1e4', '--metric', 'pictures/ssim', '--trust']
+    out = run('gan_search.py', *run_of, '--work-dir', tmp_path / 'search', *told)
+    assert 'pictures/ssim' in out
+    assert ' ms ' in out
+    found = Config.fromfile(tmp_path / 'search' / 'finetune.py').model.generator
+    channels = found.channels
+    told = ['--channels', *channels, '--out', tmp_path / 'small.pth']
+    run('export.py', run_of[1], *told)
+    state = torch.load(tmp_path / 'small.pth', weights_only=True)['state_dict']
+    best = torch.load(tmp_path / 'search' / 'best.pth', weights_only=False)
+    for key, value in state.items():
+        assert torch.equal(value, best['state_dict'][f'generator.{key}'])
+    out = run('export.py', run_of[1], *told, '--raw', code=2)
+    assert '--raw and --config must not go with' in out
 
 
 def told(configs, **changes):
