@@ -118,6 +118,10 @@ def trained_one_step(cfg: Config) -> tuple[torch.nn.Module, dict]:
     # ReLUs that nothing passes and frozen stages stay; most of the rest moves.
     learnable = sum(p.requires_grad for p in model.parameters())
     assert len(moved) > learnable / 2
+    # Of several processes, each would wait for those that no loss reaches.
+    named = model.named_parameters()
+    missed = [n for n, p in named if p.requires_grad and p.grad is None]
+    assert not missed or cfg.get('find_unused_parameters'), missed
     return model, {name: value.item() for name, value in logged.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -20,10 +19,14 @@ from ..nested import each
 from ..recording import unrecorded
 from ..resume_check import ResumeCheck
 from ..rng import agreed_seed
-from .blocks import add_middles, blocks_of
+from .arguments import check_scalars, factors_of
+from .blocks import add_middles, blocks_of, note_norms_behind
 from .extensions import ConvExtension, LinearExtension, NormExtension, replaced
 from .layout import Layout
 from .stream import add_stream, exercise
+
+#: Of BatchNorms that have none, when they normalise by a batch.
+_EPS = 1e-5
 
 
 class Augmentation(nn.Module):
@@ -43,6 +46,7 @@ class Augmentation(nn.Module):
             extend: rules of ``paramwise_cfg`` for a path mean both.
 
     Raises:
+        TypeError: If an argument is of another type.
         ValueError: If a factor is out of range, or there is nothing to extend.
     """
 
@@ -55,10 +59,9 @@ class Augmentation(nn.Module):
         shared_statistics: bool,
     ) -> None:
         super().__init__()
-        self.expand = _checked('expand', expand)
-        self.width = None if width is None else _checked('width', width)
-        if not (math.isfinite(aug_weight) and aug_weight >= 0):
-            raise ValueError(f'aug_weight must be finite and >= 0 but is {aug_weight}')
+        self.expand = factors_of('expand', expand)
+        self.width = None if width is None else factors_of('width', width)
+        check_scalars(aug_weight, shared_statistics)
         _check_not_recomputed(model)
         self.aug_weight = aug_weight
         self.shared_statistics = shared_statistics
@@ -96,6 +99,7 @@ class Augmentation(nn.Module):
         with _as_in_training(model):
             blocks = blocks_of(model)
             add_middles(layout, blocks, self.expand, names)
+            note_norms_behind(layout, blocks)
             if self.width is not None:
                 add_stream(layout, model, blocks, self.width, names)
         if not layout.groups:
@@ -213,6 +217,8 @@ class Augmentation(nn.Module):
         # Frozen statistics are of other maps.
         frozen = [norm for norm in norms.values() if isinstance(norm, _BatchNorm)]
         changes += [(vars(norm), 'training', True) for norm in frozen]
+        # Which batches are not normalised with.
+        changes += [(vars(n), 'eps', _EPS) for n in frozen if not n.eps]
         with ExitStack() as stack:
             stack.enter_context(replaced(changes))
             for path, name in self.layout.norms.items():
@@ -237,11 +243,11 @@ class Augmentation(nn.Module):
                 for name, buffer in module._buffers.items()
                 if buffer is not None
             ]
-            # Counters, and lists that heads add to.
+            # Counters, lists that heads add to, and what they tune, as assigners.
             changes += [
                 (vars(module), name, copy.copy(value))
                 for name, value in vars(module).items()
-                if type(value) in (int, float, list)
+                if type(value) in (int, float, list) or _is_of_a_host(value)
             ]
         return changes
 
@@ -264,19 +270,6 @@ class Augmentation(nn.Module):
             f'{self.expand}, {told}{count:,} weights in training alone, weight '
             f'{self.aug_weight:g}; left as it is: {left or "no block"}'
         )
-
-
-def _checked(name: str, given: Sequence[float]) -> tuple[float, ...]:
-    try:
-        factors = tuple(float(factor) for factor in given)
-    except TypeError as error:
-        raise TypeError(f'{name} must be a list of factors but is {given!r}') from error
-    if not all(math.isfinite(f) and f >= 1 for f in factors) or not {*factors} - {1}:
-        raise ValueError(
-            f'{name} must be finite factors of at least 1, one of them larger, but is '
-            f'{factors}'
-        )
-    return factors
 
 
 def _check_not_recomputed(model: nn.Module) -> None:
@@ -310,6 +303,13 @@ def _as_in_training(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
+
+
+def _is_of_a_host(value: Any) -> bool:
+    """Whether it is an assigner, a sampler or the like of a host library."""
+    host = type(value).__module__.partition('.')[0]
+    is_network = isinstance(value, nn.Module)
+    return host in ('mmdet', 'mmseg', 'mmpretrain') and not is_network
 
 
 def _put(root: nn.Module, path: str, leaf: nn.Module) -> None:

@@ -130,6 +130,21 @@ def add_middles(
                 layout.behind.append(names[norm])
 
 
+def note_norms_behind(layout: Layout, blocks: Sequence[Block]) -> None:
+    """Note the normalisations of all blocks behind the first that is extended.
+
+    Args:
+        layout: With the middle channels; where.
+        blocks: The blocks in order.
+    """
+    extended = [i for i, block in enumerate(blocks) if block.path in layout.groups]
+    for block in blocks[extended[0] + 1 :] if extended else ():
+        for path, module in block.module.named_modules(prefix=block.path):
+            known = path in layout.norms or path in layout.behind
+            if isinstance(module, _BatchNorm) and not known:
+                layout.behind.append(path)
+
+
 def _chain(block: Any) -> list[Pair]:
     """Convolutions of a block in order, empty if it is of no known kind."""
     children = block._modules

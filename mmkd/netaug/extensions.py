@@ -35,7 +35,11 @@ class ConvExtension(nn.Module):
 
     def __init__(self, conv: Any, ins: int | None, outs: int | None) -> None:
         super().__init__()
-        size = dict(kernel_size=conv.kernel_size, device=conv.weight.device)
+        size = dict(
+            kernel_size=conv.kernel_size,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
         biased = conv.bias is not None
         all_in, all_out = ins or conv.in_channels, outs or conv.out_channels
         more_in, more_out = all_in - conv.in_channels, all_out - conv.out_channels

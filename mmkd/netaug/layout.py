@@ -61,8 +61,8 @@ class Layout:
         convs: Path of a convolution -> names of the groups that it reads and yields,
             each ``None`` where it is none.
         norms: Path of a normalisation -> name of the group.
-        behind: Paths of normalisations of as many channels as ever, behind convolutions
-            that read more.
+        behind: Paths of normalisations of as many channels as ever, of maps that are
+            others in a wider network.
         stream: Names of the groups between blocks, not in the middle of one.
         left: Path of what is not extended -> why.
     """

@@ -80,11 +80,19 @@ def add_stream(
                     f'{names[conv]} is; or set frozen_stages=-1'
                 )
     for reader, index in _readers_outside(model, stretches, names):
+        if getattr(reader, 'groups', 1) > 1:
+            raise ValueError(
+                'width must be None where a convolution of groups reads maps of the '
+                f'backbone, as {names[reader]} does: its output would be wider, too'
+            )
         stretches[index].readers.append(reader)
     for stretch in stretches:
         channels = stretch.pairs[-1][0].out_channels
         name = f'{stretch.name} (output)'
-        layout.groups[name] = Group(name, channels, units(stretch.pairs), factors)
+        group = Group(name, channels, units(stretch.pairs), factors)
+        if group.largest == channels:
+            continue
+        layout.groups[name] = group
         layout.stream.add(name)
         for conv, norm in stretch.pairs:
             layout.put_conv(names[conv], name if conv.groups > 1 else None, name)

@@ -11,13 +11,16 @@ from mmengine.registry import MODELS
 
 import mmkd  # noqa: F401
 
+#: Folders of tests are named after what they test.
+WIDE = sys.argv[-1].endswith('wide')
 PICTURES = torch.randn(5, 4, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 
 
 def run(wrap, mine: slice) -> dict:
     torch.manual_seed(0)
     # GroupNorm: BatchNorm's statistics are those of a process.
-    model = MODELS.build(augmented(block_norm='GN', norm='GN', dropout=0.0))
+    wide = dict(kind='mobile', width=(1, 2)) if WIDE else {}
+    model = MODELS.build(augmented(block_norm='GN', norm='GN', dropout=0.0, **wide))
     wrapped = wrap(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     drawn = []

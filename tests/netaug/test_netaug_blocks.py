@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import torch
 from mmdet.utils import register_all_modules
 from mmengine.registry import MODELS
 from torch import nn
@@ -123,6 +124,26 @@ def test_a_model_without_a_backbone():
 def test_factors_are_at_least_1(expand):
     with pytest.raises(ValueError, match='expand must be finite factors of at least 1'):
         NetAug(backbone('mmdet', type='ResNet', depth=18), expand=expand)
+
+
+@pytest.mark.parametrize('expand', ['12', {1: 2}, ('a',), 2, (1, None)])
+def test_factors_are_a_list_of_numbers(expand):
+    with pytest.raises(TypeError, match='expand must be a list of factors but is'):
+        NetAug(backbone('mmdet', type='ResNet', depth=18), expand=expand)
+
+
+def test_scalars_are_of_their_types():
+    told = dict(type='ResNet', depth=18)
+    with pytest.raises(TypeError, match="aug_weight must be a number but is '1'"):
+        NetAug(backbone('mmdet', **told), aug_weight='1')
+    with pytest.raises(TypeError, match='shared_statistics must be True or False'):
+        NetAug(backbone('mmdet', **told), shared_statistics='no')
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+def test_what_is_added_is_of_the_models_type(dtype):
+    model = NetAug(backbone('mmdet', type='ResNet', depth=18).to(dtype))
+    assert {p.dtype for p in model.parameters()} == {dtype}
 
 
 @pytest.mark.parametrize('weight', [-1.0, float('inf')])

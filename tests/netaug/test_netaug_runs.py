@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from blocks_net import augmented, blocks_net
+from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from toy import (
@@ -19,6 +20,8 @@ from toy import (
     training_state,
 )
 from two_ranks import run_two_ranks
+
+from mmkd.export import export_student
 
 HERE = Path(__file__).parent
 
@@ -164,8 +167,11 @@ def test_rules_for_weights_mean_what_is_added_to_them(rules, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(tmp_path):
+@pytest.mark.parametrize('name', ['expand', 'wide'])
+def test_two_processes_are_one(name, tmp_path):
     """Same sub-networks, and the gradients of all pictures."""
+    tmp_path = tmp_path / name
+    tmp_path.mkdir()
     run_two_ranks(HERE / 'netaug_ranks.py', tmp_path)
     one, other = (load(tmp_path / f'rank{rank}.pth') for rank in range(2))
     assert differences(one['weights'], other['weights']) == []
@@ -175,6 +181,18 @@ def test_two_processes_are_one(tmp_path):
     assert alone['drawn'] == one['drawn']
     for name, weight in alone['weights'].items():
         torch.testing.assert_close(one['weights'][name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_the_export_is_the_stock_model(tmp_path):
+    runner = train(augmented(), tmp_path)
+    weights, config = export_student(tmp_path / 'epoch_2.pth', tmp_path / 'alone.pth')
+    cfg = Config.fromfile(config)
+    assert cfg.model.type == 'BlocksNet'
+    stock = MODELS.build(cfg.model).eval()
+    stock.load_state_dict(torch.load(weights, weights_only=True)['state_dict'])
+    pictures = torch.randn(2, 3, 32, 32)
+    model = runner.model.eval()
+    assert torch.equal(stock.logits(pictures), model.logits(pictures))
 
 
 class Sorted:

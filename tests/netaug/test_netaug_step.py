@@ -223,6 +223,72 @@ def test_what_the_model_counts_is_its_own_pass():
     assert model.dropout.history == [1, 2]
 
 
+class Tuning(nn.Module):
+    """Changes what its assigner does, as Dynamic R-CNN's head."""
+
+    def __init__(self):
+        super().__init__()
+        from mmdet.models.task_modules import MaxIoUAssigner
+
+        self.assigner = MaxIoUAssigner(pos_iou_thr=0.5, neg_iou_thr=0.5)
+
+    def forward(self, x):
+        self.assigner.pos_iou_thr += 0.1
+        return x
+
+
+def test_what_the_model_tunes_is_of_its_own_pass():
+    model = built()
+    model.dropout = Tuning()
+    assigner = model.dropout.assigner
+    losses_of(model)
+    assert model.dropout.assigner is assigner
+    assert assigner.pos_iou_thr == pytest.approx(0.6)
+
+
+def resnet(**changes):
+    from mmdet.models import ResNet
+
+    from mmkd import NetAug
+
+    model = nn.Module()
+    model.backbone = ResNet(18, base_channels=8, norm_eval=True, **changes)
+    return NetAug(model.train())
+
+
+def test_all_statistics_of_other_maps_are_the_batchs():
+    """With norm_eval: of every block behind the first wider one, shortcuts, too."""
+    model = resnet(frozen_stages=1)
+    assert next(iter(model.netaug.layout.groups)) == 'backbone.layer2.0'
+    with model.netaug.widened(model, {}):
+        by_batch = {
+            name
+            for name, module in model.backbone.named_modules()
+            if isinstance(module, nn.BatchNorm2d) and module.training
+        }
+    norms = [
+        name
+        for name, module in model.backbone.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
+    # What the first one's shortcut is given comes from blocks as narrow as ever.
+    same = {n for n in norms if n.startswith(('bn1', 'layer1'))}
+    same.add('layer2.0.downsample.1')
+    assert by_batch == {*norms} - same
+    assert len(by_batch) == 14
+
+
+def test_normalisation_without_eps():
+    model = resnet()
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.eps = 0.0
+    pictures = torch.randn(2, 3, 64, 64)
+    with model.netaug.widened(model, dict.fromkeys(model.netaug.layout.groups, 2.2)):
+        assert all(map(torch.Tensor.all, map(torch.isfinite, model.backbone(pictures))))
+    assert {norm.eps for norm in model.backbone.modules() if norm in norms} == {0.0}
+
+
 def test_what_a_runner_checkpoints_is_refused():
     from mmengine.runner.activation_checkpointing import (
         turn_on_activation_checkpointing,

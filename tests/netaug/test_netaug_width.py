@@ -165,6 +165,13 @@ def test_only_in_the_first_half_of_the_training():
             'cannot be wider: backbone.layer1.0, it is frozen',
         ),
         (
+            lambda: (
+                zoo('mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py').model
+            ),
+            'mmdet',
+            'a convolution of groups reads maps of the backbone, as bbox_head',
+        ),
+        (
             lambda: tiny_pspnet().model,
             'mmseg',
             'width must be None',  # a pooled copy of the map is read beside it
@@ -174,6 +181,16 @@ def test_only_in_the_first_half_of_the_training():
 def test_what_cannot_be_wider_is_an_error_when_built(make, scope, message):
     with pytest.raises(ValueError, match=message):
         built(copy.deepcopy(make()), scope)
+
+
+def test_channels_that_no_factor_makes_more_stay():
+    """The stem has 32 channels, and 5 % more are 32 again."""
+    model = built(mobile(), width=(1, 1.05))
+    data = batch_of(model, 'mmdet')
+    assert model.train()(**data, mode='loss')
+    groups = model.netaug.layout.groups.values()
+    assert all(group.largest > group.channels for group in groups)
+    assert len(model.netaug.layout.stream) < len(built(mobile()).netaug.layout.stream)
 
 
 @pytest.mark.parametrize('width', [(1, 1), (0.5,), ()])
