@@ -106,6 +106,10 @@ def trained_one_step(cfg: Config) -> tuple[torch.nn.Module, dict]:
     scope = model_scope(cfg)
     with DefaultScope.overwrite_default_scope(scope):
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    reached = set()
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            p.register_hook(lambda _, name=name: reached.add(name))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     # What a Runner says to YOLOX's preprocessor.
     hub = MessageHub.get_current_instance()
@@ -119,8 +123,7 @@ def trained_one_step(cfg: Config) -> tuple[torch.nn.Module, dict]:
     learnable = sum(p.requires_grad for p in model.parameters())
     assert len(moved) > learnable / 2
     # Of several processes, each would wait for those that no loss reaches.
-    named = model.named_parameters()
-    missed = [n for n, p in named if p.requires_grad and p.grad is None]
+    missed = {n for n, p in model.named_parameters() if p.requires_grad} - reached
     assert not missed or cfg.get('find_unused_parameters'), missed
     return model, {name: value.item() for name, value in logged.items()}
 
