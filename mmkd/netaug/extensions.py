@@ -85,8 +85,8 @@ class ConvExtension(nn.Module):
         if groups > 1:
             groups = len(weight) * groups // conv.out_channels
         return [
-            (conv._parameters, 'weight', weight),
-            (conv._parameters, 'bias', bias),
+            (place_of(conv, 'weight'), 'weight', weight),
+            (place_of(conv, 'bias'), 'bias', bias),
             (vars(conv), 'groups', groups),
         ]
 
@@ -113,7 +113,7 @@ class LinearExtension(nn.Module):
         more = (ins or linear.in_features) - linear.in_features
         columns = self.columns.weight[:, :more]
         weight = torch.cat([linear.weight, columns], 1)
-        return [(linear._parameters, 'weight', weight)]
+        return [(place_of(linear, 'weight'), 'weight', weight)]
 
 
 class NormExtension(nn.Module):
@@ -154,7 +154,7 @@ class NormExtension(nn.Module):
         if norm.affine:
             for name in ('weight', 'bias'):
                 parts = [getattr(norm, name), getattr(self.more, name)[:more]]
-                changes.append((norm._parameters, name, torch.cat(parts)))
+                changes.append((place_of(norm, name), name, torch.cat(parts)))
         if self._is_group:
             groups = channels * norm.num_groups // base
             changes.append((vars(norm), 'num_groups', groups))
@@ -176,6 +176,18 @@ class NormExtension(nn.Module):
     @property
     def _is_group(self) -> bool:
         return isinstance(self.more, nn.GroupNorm)
+
+
+def place_of(module: nn.Module, name: str) -> dict:
+    """The dict that has a parameter of a module.
+
+    Where parameters are sharded it is the module's own while a pass needs them.
+
+    Args:
+        module: The module.
+        name: Of the parameter.
+    """
+    return vars(module) if name in vars(module) else module._parameters
 
 
 @contextmanager

@@ -1,37 +1,50 @@
-"""Five steps under DistributedDataParallel, and in one process with all pictures."""
+"""Five steps on two processes, and in one process with all pictures."""
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from blocks_net import augmented
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 import mmkd  # noqa: F401
 
-#: Folders of tests are named after what they test.
-WIDE = sys.argv[-1].endswith('wide')
+#: The folder is named after what is tested.
+KIND = Path(sys.argv[-1]).name
 PICTURES = torch.randn(5, 4, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 
 
 def run(wrap, mine: slice) -> dict:
     torch.manual_seed(0)
     # GroupNorm: BatchNorm's statistics are those of a process.
-    wide = dict(kind='mobile', width=(1, 2)) if WIDE else {}
+    wide = dict(kind='mobile', width=(1, 2)) if KIND == 'wide' else {}
     model = MODELS.build(augmented(block_norm='GN', norm='GN', dropout=0.0, **wide))
-    wrapped = wrap(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    netaug, wrapped = model.netaug, wrap(model)
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.05, momentum=0.9)
     drawn = []
     for pictures in PICTURES:
-        drawn.append(model.netaug.sample())
+        drawn.append(netaug.sample())
         losses = wrapped(pictures[mine], list(range(4))[mine], mode='loss')
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    is_sharded = isinstance(wrapped, FullyShardedDataParallel)
+    whole = FullyShardedDataParallel.summon_full_params if is_sharded else nullcontext
+    with whole(wrapped):
+        weights = {
+            name.replace('_fsdp_wrapped_module.', ''): p.detach().clone()
+            for name, p in model.named_parameters()
+        }
     return dict(drawn=drawn, weights=weights)
+
+
+def sharded(model):
+    device = torch.device('cpu')
+    return FullyShardedDataParallel(model, use_orig_params=True, device_id=device)
 
 
 def main(folder: Path) -> None:
@@ -45,7 +58,8 @@ def main(folder: Path) -> None:
         'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
     )
     torch.manual_seed(rank)  # the seed is agreed on
-    found = run(MMDistributedDataParallel, slice(2 * rank, 2 * rank + 2))
+    wrap = sharded if KIND == 'sharded' else MMDistributedDataParallel
+    found = run(wrap, slice(2 * rank, 2 * rank + 2))
     torch.save(found, folder / f'rank{rank}.pth')
     torch.distributed.destroy_process_group()
 

@@ -167,7 +167,7 @@ def test_rules_for_weights_mean_what_is_added_to_them(rules, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['expand', 'wide'])
+@pytest.mark.parametrize('name', ['expand', 'wide', 'sharded'])
 def test_two_processes_are_one(name, tmp_path):
     """Same sub-networks, and the gradients of all pictures."""
     tmp_path = tmp_path / name
