@@ -68,7 +68,8 @@ def export_student(
     cfg = without_run(student_config(_config_of(contents, source, config)))
     state = _weights(contents, raw)
     if type_name(cfg.model) == 'mmkd.Translator':  # as released by the authors
-        state = _below(state, 'generator.')
+        # An export that is exported again has bare weights already.
+        state = _below(state, 'generator.') or state
     if config is not None:  # nothing else says that the two belong together
         load_teacher(dict(config=cfg, checkpoint=str(source), trust=trust), None)
     meta = contents.get('meta') or {}

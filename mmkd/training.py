@@ -79,6 +79,9 @@ def train_config(
         cfg = plain_gan(cfg) if is_gan(cfg) else student_config(cfg)
         name = f'{name}_no-distill'
     add_default_hooks(cfg)
+    if is_gan(cfg):  # its networks take their steps in turn
+        wrapper = ConfigDict(type='MMSeparateDistributedDataParallel')
+        cfg.setdefault('model_wrapper_cfg', wrapper)
     use_data_root(cfg, os.environ.get('MMKD_DATA'))
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / name)
     return cfg
@@ -207,16 +210,21 @@ def use_amp(cfg: Config) -> Config:
     Raises:
         ValueError: If the optimizer wrapper or this machine cannot.
     """
-    wrapper = cfg.optim_wrapper
-    kind = wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ValueError(
-            f'--amp needs an optim_wrapper of type OptimWrapper, not {kind}'
-        )
+    whole = cfg.optim_wrapper
+    # A GAN has one for the generator and one for the discriminator.
+    parts = [p for p in whole.values() if isinstance(p, Mapping) and 'optimizer' in p]
+    wrappers = parts or [whole]
+    for wrapper in wrappers:
+        kind = wrapper.get('type', 'OptimWrapper')
+        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise ValueError(
+                f'--amp needs an optim_wrapper of type OptimWrapper, not {kind}'
+            )
     if get_device() in ('cpu', 'mps'):
         raise ValueError(f'--amp needs a GPU, which this machine lacks: {get_device()}')
-    wrapper.type = 'AmpOptimWrapper'
-    wrapper.setdefault('loss_scale', 'dynamic')
+    for wrapper in wrappers:
+        wrapper['type'] = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
     return cfg
 
 

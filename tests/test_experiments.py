@@ -292,8 +292,8 @@ def test_where_small_is_good_less_is_a_gain(monkeypatch):
     metrics = dict.fromkeys(plan.task.metrics, 1.0)
     values = {
         TEACHER: 50.0,
-        '0.35 G alone': 90.0,
-        '0.35 G distilled': 80.0,
+        '0.36 G alone': 90.0,
+        '0.36 G distilled': 80.0,
         '0.11 G alone': 100.0,
         '0.11 G distilled': 95.0,
         'supernet, whole': 70.0,
@@ -306,7 +306,7 @@ def test_where_small_is_good_less_is_a_gain(monkeypatch):
     ]
     lines = plan_report(plan, results).splitlines()
     cells = {line.split(' | ')[0].strip('| '): line.split(' | ') for line in lines}
-    assert cells['0.35 G distilled'][-3:-1] == ['-10.000 ± 0.000', '25%']
+    assert cells['0.36 G distilled'][-3:-1] == ['-10.000 ± 0.000', '25%']
     assert cells['0.11 G distilled'][-3:-1] == ['-5.000 ± 0.000', '10%']
     assert cells['0.11 G alone'][-3:-1] == ['', '']
     assert 'supernet, whole' in cells  # of one run, and none is pending

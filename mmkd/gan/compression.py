@@ -21,7 +21,14 @@ from .inherit import inherit as inherit_channels
 from .layers import init_normal
 from .supernet import SlicedConv, SuperMobileResnetGenerator
 from .teacher import build_gan_teacher
-from .translation import Losses, TranslationModel, build, frozen, unwrapped
+from .translation import (
+    Losses,
+    TranslationModel,
+    build,
+    check_judge,
+    frozen,
+    unwrapped,
+)
 
 INHERITED = ('generator', 'discriminator')
 
@@ -103,13 +110,15 @@ class GANCompression(TranslationModel):
         super().__init__(gan_mode, data_preprocessor, init_cfg)
         self.generator = build(generator, 'generator')
         self.teacher, judge = build_gan_teacher(teacher)
+        self._check_pair()
         if isinstance(inherit, str) or set(inherit) - set(INHERITED):
             raise ValueError(
                 f'inherit must be a list of {INHERITED} but is {inherit!r}'
             )
         self.paired = paired
-        is_given = 'discriminator' in inherit
-        self.discriminator = self._judge(discriminator, judge if is_given else None)
+        is_wanted = 'discriminator' in inherit
+        judge = judge if is_wanted else None
+        self.discriminator = self._judge(discriminator, judge, is_wanted)
         if 'generator' in inherit:
             inherit_channels(self.generator, self.teacher.model)
         self.lambda_gan = lambda_gan
@@ -125,7 +134,19 @@ class GANCompression(TranslationModel):
             logger='current',
         )
 
-    def _judge(self, discriminator: Any, given: nn.Module | None) -> Any:
+    def _check_pair(self) -> None:
+        """Raise ``ValueError`` if the teacher is for other pictures."""
+        teacher: Any = self.teacher.model
+        for key in ('in_channels', 'out_channels'):
+            own, theirs = getattr(self.generator, key), getattr(teacher, key, None)
+            if theirs not in (None, own):
+                raise ValueError(
+                    f'generator.{key} must be {theirs}, as of the teacher, but is {own}'
+                )
+
+    def _judge(
+        self, discriminator: Any, given: nn.Module | None, is_wanted: bool
+    ) -> Any:
         """The discriminator, with the teacher's weights if it has some."""
         channels = self.generator.out_channels
         if self.paired:
@@ -139,8 +160,18 @@ class GANCompression(TranslationModel):
                     "paired=True for a teacher with pairs, or inherit=['generator']"
                 )
             return discriminator
-        default = dict(type='mmkd.PatchDiscriminator', in_channels=channels)
-        own = build(discriminator or default, 'discriminator')
+        # As the authors have them with and without pairs.
+        default = dict(type='mmkd.PatchDiscriminator', ndf=128 if self.paired else 64)
+        own = build(
+            discriminator or {**default, 'in_channels': channels}, 'discriminator'
+        )
+        check_judge(own, channels, 'what it is shown')
+        if is_wanted and given is None:
+            print_log(
+                f'mmkd: the teacher {self.teacher.source} has no discriminator: the '
+                "student's begins with random weights",
+                logger='current',
+            )
         if given is not None:
             load_strictly(own, given.state_dict(), (), self.teacher.source)
         return own
@@ -153,7 +184,13 @@ class GANCompression(TranslationModel):
                 raise ValueError(
                     'taps must be given for generators that name none of their own'
                 )
-            return dict(zip(self.generator.taps, teacher.taps, strict=True))
+            own, theirs = self.generator.taps, teacher.taps
+            if len(own) != len(theirs):
+                raise ValueError(
+                    f'taps must be given where a student of {len(own)} maps learns '
+                    f"from a teacher of {len(theirs)}: student's path -> teacher's"
+                )
+            return dict(zip(own, theirs))
         pairs = given if isinstance(given, Mapping) else {path: path for path in given}
         for own, theirs in pairs.items():
             resolve(self.generator, own)

@@ -13,6 +13,7 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 
 from ..registry import HOOKS
+from .translation import unwrapped
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class GeneratorCostHook(Hook):
         model = runner.model
         while is_model_wrapper(model):
             model = model.module
-        cost = cost_of(model.generator, self.size, self.repeats)
+        cost = cost_of(unwrapped(model.generator), self.size, self.repeats)
         for name, value in (
             ('gmacs', cost.gmacs),
             ('parameters', cost.parameters / 1e6),

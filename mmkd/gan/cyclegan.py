@@ -44,7 +44,7 @@ class CycleGAN(TranslationModel):
         init_cfg: See there.
 
     Raises:
-        TypeError: If a network is neither a config nor a network.
+        TypeError: If a network is no config.
         ValueError: If there is no such ``gan_mode``, or the identity is asked for of
             other channels.
     """
@@ -62,6 +62,13 @@ class CycleGAN(TranslationModel):
         init_cfg: Any = None,
     ) -> None:
         super().__init__(gan_mode, data_preprocessor, init_cfg)
+        named = dict(generator=generator, discriminator=discriminator or {})
+        for name, cfg in named.items():
+            if not isinstance(cfg, Mapping):
+                raise TypeError(
+                    f'{name} must be a config, of which there and back are built, but '
+                    f'is a {type(cfg).__name__}'
+                )
         self.generator = build(generator, 'generator')
         there, back = self.generator.in_channels, self.generator.out_channels
         other_way = dict(generator, in_channels=back, out_channels=there)

@@ -12,7 +12,7 @@ from mmengine.fileio import list_dir_or_file
 
 from ..registry import DATASETS
 
-SUFFIXES = ('.jpg', '.jpeg', '.png')
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 PIPELINE = (dict(type='mmkd.LoadPictures'), dict(type='mmkd.PackPictures'))
 
 
@@ -149,6 +149,7 @@ def pictures_in(folder: str) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: If there is none.
+        ValueError: If two have one name.
     """
     try:
         names = sorted(list_dir_or_file(folder, list_dir=False, suffix=SUFFIXES))
@@ -160,7 +161,16 @@ def pictures_in(folder: str) -> dict[str, str]:
         raise FileNotFoundError(
             f'folder {folder!r} must have pictures, {", ".join(SUFFIXES)}, but has none'
         )
-    return {Path(name).stem: str(Path(folder) / name) for name in names}
+    found: dict[str, str] = {}
+    for name in names:
+        stem = Path(name).stem
+        if stem in found:
+            raise ValueError(
+                f'pictures of {folder} must have names of their own, but {name} and '
+                f'{Path(found[stem]).name} differ in their ending alone'
+            )
+        found[stem] = str(Path(folder) / name)
+    return found
 
 
 def _below(root: str | None, folder: str | None) -> str:

@@ -59,6 +59,8 @@ class PictureMetrics(BaseMetric):
       kernel :math:`(x^\top y / D + 1)^3`, which is unbiased; the mean over 100 subsets
       that a seed of its own draws.
 
+    Every picture counts once, also if it is shown again beside others.
+
     Both are of Inception's features, so that ``features=None`` needs the package
     torch-fidelity and a download. Of any other network they are logged as
     ``proxy_fid`` and ``proxy_kid``: they can be compared with one another then, and
@@ -149,8 +151,8 @@ class PictureMetrics(BaseMetric):
         found: list[dict[str, Any]] = [self._paired(*pair) for pair in zip(*both)]
         if self.features is not None:
             vectors = (_one_by_one(self.features, both[0]), self._of_targets(both[1]))
-            for one, generated, target in zip(found, *vectors):
-                one.update(generated=generated, target=target)
+            for one, sample, generated, target in zip(found, data_samples, *vectors):
+                one.update(generated=generated, target=target, name=sample.get('name'))
         self.results.extend(found)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
@@ -169,10 +171,7 @@ class PictureMetrics(BaseMetric):
             if self.features is None or name in PAIRED:
                 found[name] = float(np.mean([one[name] for one in results]))
                 continue
-            kinds = [
-                torch.stack([one[kind] for one in results]).double()
-                for kind in ('target', 'generated')
-            ]
+            kinds = [_each_once(results, kind) for kind in ('target', 'generated')]
             value = _fid(*kinds) if name == 'fid' else self._kid(*kinds)
             found[self.features.prefix + name] = value
         return found
@@ -221,6 +220,21 @@ class PictureMetrics(BaseMetric):
             torch.default_generator.manual_seed(0)  # and not those of GPUs
             metric = kid(_AsGiven(target), subsets=subsets, subset_size=size, **ALONE)
             return float(_updated(metric, target, generated).compute()[0])
+
+
+def _each_once(results: list[dict[str, Any]], kind: str) -> Tensor:
+    """Vectors (N, D) of all targets, or of what was made of all sources.
+
+    Where the two are no pairs, those that there are fewer of are shown several times.
+    """
+    vectors: dict[Any, Tensor] = {}
+    for i, one in enumerate(results):
+        if kind == 'target':
+            key: Any = one[kind].numpy().tobytes()
+        else:
+            key = i if one['name'] is None else one['name']
+        vectors[key] = one[kind]
+    return torch.stack(list(vectors.values())).double()
 
 
 class _AsGiven(nn.Module):

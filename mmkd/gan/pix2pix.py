@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..losses.gan import discriminator_loss, generator_loss
 from ..registry import MODELS
-from .translation import Losses, TranslationModel, build, frozen
+from .translation import Losses, TranslationModel, build, check_judge, frozen
 
 
 @MODELS.register_module()
@@ -54,6 +54,7 @@ class Pix2Pix(TranslationModel):
         channels = self.generator.in_channels + self.generator.out_channels
         default = dict(type='mmkd.PatchDiscriminator', in_channels=channels)
         self.discriminator = build(discriminator or default, 'discriminator')
+        check_judge(self.discriminator, channels, 'source and target')
         self.lambda_gan = lambda_gan
         self.lambda_recon = lambda_recon
 

@@ -254,7 +254,8 @@ class Evolution:
     def front(self) -> list[Channels]:
         """Sub-networks than which no cheaper one is as good, the cheapest first."""
         found: list[Channels] = []
-        for channels in sorted(self.journal.evaluated(), key=self.cost):
+        known = [c for c in self.journal.evaluated() if not np.isnan(self.score(c))]
+        for channels in sorted(known, key=self.cost):
             if not found or self._is_better(
                 self.score(channels), self.score(found[-1])
             ):

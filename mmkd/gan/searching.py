@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from ..fileio import file_digest, replacing
@@ -95,6 +99,8 @@ def search(
         choices=nets.supernet.choices,
         pictures=nets.validation.pictures,
         size=nets.validation.size,
+        judged=_mark(cfg.val_dataloader, cfg.val_evaluator),
+        **(dict(device=_machine()) if by_time else {}),
     )
     evolution = Evolution(
         nets.supernet.choices,
@@ -120,6 +126,18 @@ def search(
     picture = draw_search(points, front, best, settings, unit, folder / 'search.png')
     weights, config = write_finetuning(contents, cfg, best, folder)
     return Found(best, front, settings.metric, unit, weights, config, picture)
+
+
+def _mark(*parts: Any) -> str:
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _machine() -> str:
+    """What times are measured on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f'{platform.node()}, {torch.get_num_threads()} threads'
 
 
 def draw_search(

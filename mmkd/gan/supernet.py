@@ -69,7 +69,8 @@ class SuperMobileResnetGenerator(MobileResnetGenerator):
         if choices is None:
             own = sorted({round(ngf * factor) for factor in FACTORS} - {0})
             choices = [own] * 8
-        if len(choices) != 8 or not all(choices):
+        lists = all(isinstance(part, (list, tuple)) and part for part in choices)
+        if len(choices) != 8 or not lists:
             raise ValueError(
                 'choices must be eight lists of widths, one for each of '
                 f'{", ".join(PARTS)}, but are {choices}'

@@ -61,9 +61,24 @@ def build_gan_teacher(entry: Any) -> tuple[Teacher, nn.Module | None]:
     if checkpoint is not None:
         path = local_path(str(checkpoint))
         contents = load_file(path, map_location='cpu', trust=entry.get('trust', False))
-        load_strictly(generator, state_dict_of(contents, path), (), str(checkpoint))
+        weights = released(state_dict_of(contents, path))
+        load_strictly(generator, weights, (), str(checkpoint))
     source = str(checkpoint or type(generator).__name__)
     return Teacher(generator, source, is_random=checkpoint is None), None
+
+
+def released(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights as released files have them, without what ours have no use for.
+
+    Args:
+        state: Maybe with a prefix of ``DataParallel``, and with statistics of instance
+            normalisations, which are never read.
+    """
+    return {
+        key.removeprefix('module.'): value
+        for key, value in state.items()
+        if not key.endswith(('running_mean', 'running_var', 'num_batches_tracked'))
+    }
 
 
 def _judge(cfg: Any, entry: Mapping[str, Any]) -> nn.Module | None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.logging import MessageHub
 from mmengine.model import BaseDataPreprocessor, BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ..losses.gan import check_mode
 from ..registry import MODELS
+from .wrapped import keep_keys
 
 Losses = dict[str, Any]
 
@@ -70,6 +72,7 @@ class TranslationModel(BaseModel):
         preprocessor = data_preprocessor or dict(type='mmkd.PicturePreprocessor')
         super().__init__(preprocessor, init_cfg)
         self.gan_mode = gan_mode
+        keep_keys(self)
 
     def forward(
         self,
@@ -124,7 +127,12 @@ class TranslationModel(BaseModel):
                 "discriminator: optim_wrapper=dict(constructor='mmkd."
                 "GANOptimWrapperConstructor', generator=..., discriminator=...)"
             )
+        self._count(optim_wrapper)
         inputs = self.data_preprocessor(data, True)['inputs']
+        if 'target' not in inputs:
+            raise ValueError(
+                f'inputs must have a source and a target but have {sorted(inputs)}'
+            )
         self._check_channels(inputs)
         return self.steps(inputs, optim_wrapper)
 
@@ -143,6 +151,14 @@ class TranslationModel(BaseModel):
 
     def set_rank_state(self, state: Mapping[str, Any]) -> None:
         """Go on with what :meth:`rank_state` gave."""
+
+    def _count(self, optimizers: OptimWrapperDict) -> None:
+        """Tell each optimizer the length of the training: it accumulates by that."""
+        hub = MessageHub.get_current_instance()
+        done, all_of_it = (hub.get_info(name) for name in ('iter', 'max_iters'))
+        for optimizer in optimizers.values():
+            if all_of_it and optimizer._max_counts < 0:
+                optimizer.initialize_count_status(self, done or 0, all_of_it)
 
     def _check_channels(self, inputs: Mapping[str, Tensor]) -> None:
         """Raise ``ValueError`` if pictures do not fit the generator."""
@@ -189,6 +205,24 @@ def frozen(*modules: nn.Module) -> Iterator[list[Any]]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+def check_judge(judge: Any, channels: int, seen: str) -> None:
+    """Insist that a discriminator is for what it will be shown.
+
+    Args:
+        judge: The discriminator.
+        channels: Of that.
+        seen: What it is, for messages.
+
+    Raises:
+        ValueError: If it is for another number of channels.
+    """
+    given = getattr(judge, 'in_channels', channels)
+    if given != channels:
+        raise ValueError(
+            f'discriminator.in_channels must be {channels}, of {seen}, but is {given}'
+        )
 
 
 def build(cfg: Any, what: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..registry import MODELS
+from .teacher import released
 from .translation import TranslationModel, build
 
 
@@ -43,9 +44,12 @@ class Translator(TranslationModel):
     ) -> None:
         own = f'{prefix}generator.'
         of_a_run = any(key.startswith(own) for key in state_dict)
-        for key in [key for key in state_dict if key.startswith(prefix)]:
-            if not of_a_run:
-                state_dict[own + key[len(prefix) :]] = state_dict.pop(key)
-            elif not key.startswith(own):  # discriminators, adapters, the way back
-                del state_dict[key]
+        given = [key for key in state_dict if key.startswith(prefix)]
+        if of_a_run:
+            for key in given:
+                if not key.startswith(own):  # discriminators, adapters, the way back
+                    del state_dict[key]
+        else:
+            bare = {key[len(prefix) :]: state_dict.pop(key) for key in given}
+            state_dict.update({own + k: v for k, v in released(bare).items()})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -84,10 +84,11 @@ def macs(
     out_channels: int = 3,
     separable: bool = True,
 ) -> int:
-    """Multiply-adds of the convolutions for one picture, as the paper counts them.
+    """Multiply-adds for one picture, as the authors count them.
 
-    For each position of an output, also where a transposed convolution multiplies by
-    zeros between the pixels of its input: published budgets are such numbers.
+    Of convolutions for each position of an output, also where a transposed one
+    multiplies by zeros between the pixels of its input, and one for each output of a
+    normalisation: published budgets are such numbers.
 
     Args:
         widths: Of the generator.
@@ -100,6 +101,8 @@ def macs(
         >>> full = Widths.of([64] * 8, 9)
         >>> f'{macs(full, (256, 256), separable=False) / 1e9:.1f} G'
         '56.8 G'
+        >>> macs(Widths.of([32, 32, 48, 40, 64, 40, 16, 32], 9), (256, 256))
+        5761662976
     """
     w, full = widths, size[0] * size[1]
     half, quarter = full // 4, full // 16
@@ -107,11 +110,16 @@ def macs(
         w.trunk * (9 + m) + m * (9 + w.trunk) if separable else 18 * w.trunk * m
         for m in w.middles
     )
+    # Behind each convolution but the last, the depthwise ones among them.
+    norms = sum((2 if separable else 1) * (w.trunk + m) for m in w.middles)
     return (
         full * 49 * (in_channels * w.stem + w.last * out_channels)
         + half * 9 * w.stem * w.down
         + quarter * 9 * w.down * w.trunk
-        + quarter * blocks
+        + quarter * (blocks + norms)
+        + full * (w.stem + w.last)
+        + half * (w.down + w.up)
+        + quarter * w.trunk
         + half * 9 * w.trunk * w.up
         + full * 9 * w.up * w.last
     )

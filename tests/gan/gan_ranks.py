@@ -3,6 +3,7 @@
 import copy
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from gan_toy import (
 from mmengine.model import MMSeparateDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import load_state_dict
 
 SGD = dict(optimizer=dict(type='SGD', lr=1e-3, momentum=0.9))
 TEACHER = dict(generator=SMALL, checkpoint=None, allow_random=True)
@@ -39,9 +41,16 @@ def run(cfg, wrap, mine) -> dict:
     for step in range(3):
         indices = range(4 * step, 4 * step + 4)
         wrapped.train_step(batch(list(indices)[mine]), optimizers)
-    names = [name.replace('module.', '') for name, _ in model.named_parameters()]
-    weights = [p.detach().clone() for p in model.parameters()]
-    return dict(zip(names, weights, strict=True))
+    # Keys are those of the model itself, when it is saved and when it is loaded.
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    other = MODELS.build(copy.deepcopy(cfg))
+    other.load_state_dict(state)
+    for load in (model.load_state_dict, partial(load_state_dict, model, strict=True)):
+        for parameter in model.parameters():
+            parameter.data.zero_()
+        load(state)
+        assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
+    return state
 
 
 def main(folder: Path) -> None:

@@ -1,0 +1,190 @@
+"""What can be wrong with a GAN is told when it is built, or at its first step."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from gan_toy import (
+    JUDGE,
+    MOBILE,
+    OPTIMIZERS,
+    SMALL,
+    batch,
+    compression,
+    cyclegan,
+    pix2pix,
+    run_config,
+    saved,
+)
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import METRICS, MODELS
+
+from mmkd import training
+from mmkd.gan.datasets import pictures_in
+from mmkd.gan.generators import MobileResnetGenerator, ResnetGenerator
+from mmkd.training import train_config, use_amp
+
+TEACHER = dict(generator=SMALL, checkpoint=None, allow_random=True)
+GREY = dict(MOBILE, in_channels=1)
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'error', 'words'),
+    [
+        (
+            pix2pix(generator=dict(SMALL, in_channels=1)),
+            ValueError,
+            'discriminator.in_channels must be 4, of source and target, but is 6',
+        ),
+        (
+            compression(TEACHER, inherit=[], discriminator=dict(JUDGE, in_channels=3)),
+            ValueError,
+            'discriminator.in_channels must be 6',
+        ),
+        (
+            compression(TEACHER, student=GREY),
+            ValueError,
+            'generator.in_channels must be 3, as of the teacher, but is 1',
+        ),
+        (
+            compression(TEACHER, student=dict(MOBILE, num_blocks=2)),
+            ValueError,
+            'taps must be given where a student of 3 maps learns from a teacher of 4',
+        ),
+        (
+            compression(
+                TEACHER,
+                student=dict(
+                    type='mmkd.SuperMobileResnetGenerator',
+                    num_blocks=3,
+                    choices=[16] * 8,
+                ),
+            ),
+            ValueError,
+            'choices must be eight lists of widths',
+        ),
+        (cyclegan(generator=3), TypeError, 'generator must be a config, of which'),
+        (cyclegan(discriminator=3), TypeError, 'discriminator must be a config'),
+    ],
+)
+def test_what_does_not_fit_is_told_when_it_is_built(cfg, error, words):
+    with pytest.raises(error, match=words):
+        MODELS.build(copy.deepcopy(cfg))
+
+
+def test_without_pairs_the_judge_is_narrower():
+    model = MODELS.build(compression(TEACHER, paired=False))
+    assert model.discriminator.model[0].weight.shape == (64, 3, 4, 4)
+    model = MODELS.build(compression(TEACHER))
+    assert model.discriminator.model[0].weight.shape == (128, 6, 4, 4)
+
+
+def test_a_picture_without_a_target():
+    model = MODELS.build(pix2pix())
+    optimizers = build_optim_wrapper(model, dict(OPTIMIZERS))
+    data = batch()
+    del data['inputs']['target']
+    with pytest.raises(ValueError, match='must have a source and a target'):
+        model.train_step(data, optimizers)
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_released_files_have_statistics_and_prefixes(prefix, tmp_path):
+    """Of instance normalisations that are never read, and of DataParallel."""
+    state = ResnetGenerator(ngf=4, num_blocks=3).state_dict()
+    theirs = {prefix + key: value for key, value in state.items()}
+    theirs[f'{prefix}model.2.running_mean'] = torch.zeros(4)
+    theirs[f'{prefix}model.2.num_batches_tracked'] = torch.tensor(3)
+    torch.save(theirs, tmp_path / 'latest_net_G.pth')
+    entry = dict(generator=SMALL, checkpoint=str(tmp_path / 'latest_net_G.pth'))
+    teacher = MODELS.build(compression(entry)).teacher.model
+    translator = MODELS.build(dict(type='mmkd.Translator', generator=SMALL))
+    translator.load_state_dict(theirs)
+    for key, value in state.items():
+        assert torch.equal(teacher.state_dict()[key], value)
+        assert torch.equal(translator.generator.state_dict()[key], value)
+
+
+def test_mixed_precision_is_of_both_optimizers(tmp_path, monkeypatch):
+    path = tmp_path / 'config.py'
+    Config(run_config(pix2pix(), tmp_path)).dump(path)
+    cfg = train_config(str(path))
+    assert cfg.model_wrapper_cfg.type == 'MMSeparateDistributedDataParallel'
+    monkeypatch.setattr(training, 'get_device', lambda: 'cuda')
+    use_amp(cfg)
+    for name in ('generator', 'discriminator'):
+        assert cfg.optim_wrapper[name].type == 'AmpOptimWrapper'
+        assert cfg.optim_wrapper[name].loss_scale == 'dynamic'
+    assert 'type' not in cfg.optim_wrapper
+
+
+def test_what_accumulates_knows_the_length_of_the_training(tmp_path):
+    """The last step of a training that does not divide is taken, too."""
+    from mmengine.runner import Runner
+
+    cfg = run_config(pix2pix(), tmp_path)
+    cfg['train_dataloader']['dataset']['length'] = 6
+    cfg['train_cfg'] = dict(by_epoch=True, max_epochs=1)
+    told = dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=2)
+    cfg['optim_wrapper'] = dict(OPTIMIZERS, generator=told, discriminator=told)
+    cfg['experiment_name'] = tmp_path.name
+    runner = Runner.from_cfg(Config(cfg))
+    runner.train()
+    for optimizer in runner.optim_wrapper.values():
+        assert optimizer._max_counts == 3
+        assert optimizer._remainder_counts == 1
+
+
+def test_names_of_pictures_are_their_own(tmp_path):
+    for name in ('a.jpg', 'b.PNG'):
+        (tmp_path / name).touch()
+    assert list(pictures_in(str(tmp_path))) == ['a', 'b']
+    (tmp_path / 'a.png').touch()
+    with pytest.raises(ValueError, match='a.png and a.jpg differ in their ending'):
+        pictures_in(str(tmp_path))
+
+
+def test_a_picture_that_is_shown_again_counts_once():
+    network = torch.nn.Conv2d(3, 4, 3)
+    features = dict(model=network, mean=[127.5] * 3, std=[127.5] * 3)
+    generator = torch.Generator().manual_seed(0)
+
+    def picture():
+        return torch.rand(3, 16, 16, generator=generator) * 2 - 1
+
+    samples = [
+        dict(name=str(i), generated=picture(), target=picture()) for i in range(6)
+    ]
+    again = [
+        dict(name='2', generated=samples[2]['generated'], target=samples[4]['target'])
+    ]
+    found = []
+    for shown in (samples, samples + again):
+        metric = METRICS.build(
+            dict(type='mmkd.PictureMetrics', metric='fid', features=features)
+        )
+        metric.process({}, shown)
+        found.append(metric.compute_metrics(metric.results)['proxy_fid'])
+    np.testing.assert_allclose(*found, rtol=1e-9)
+
+
+def test_an_export_can_be_exported(tmp_path):
+    from mmkd.export import export_student
+
+    teacher = saved(pix2pix(), tmp_path)
+    contents = torch.load(teacher['checkpoint'], weights_only=False)
+    cfg = Config(teacher['config'])
+    contents['meta'] = dict(cfg=cfg.pretty_text)
+    torch.save(contents, tmp_path / 'run.pth')
+    first, _ = export_student(tmp_path / 'run.pth', tmp_path / 'one.pth')
+    second, _ = export_student(first, tmp_path / 'two.pth')
+    one, two = (torch.load(f, weights_only=True)['state_dict'] for f in (first, second))
+    assert list(one) == list(two)
+    assert 'model.1.weight' in two
+
+
+def test_a_mobile_student_of_another_width_is_no_fault():
+    MODELS.build(compression(TEACHER, student=dict(MOBILE, ngf=6)))
+    assert MobileResnetGenerator(ngf=6, num_blocks=3).taps
