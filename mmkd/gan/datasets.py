@@ -138,6 +138,7 @@ class UnpairedPictures(BaseDataset):
         info = self.get_data_info(idx)
         if not self.test_mode:
             info['target_path'] = self._targets[np.random.randint(len(self._targets))]
+        info['target_name'] = Path(info['target_path']).stem
         return self.pipeline(info)
 
 

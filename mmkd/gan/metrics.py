@@ -152,7 +152,8 @@ class PictureMetrics(BaseMetric):
         if self.features is not None:
             vectors = (_one_by_one(self.features, both[0]), self._of_targets(both[1]))
             for one, sample, generated, target in zip(found, data_samples, *vectors):
-                one.update(generated=generated, target=target, name=sample.get('name'))
+                one.update(generated=generated, target=target)
+                one['names'] = sample.get('name'), sample.get('target_name')
         self.results.extend(found)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
@@ -225,15 +226,14 @@ class PictureMetrics(BaseMetric):
 def _each_once(results: list[dict[str, Any]], kind: str) -> Tensor:
     """Vectors (N, D) of all targets, or of what was made of all sources.
 
-    Where the two are no pairs, those that there are fewer of are shown several times.
+    Where the two are no pairs, those that there are fewer of are shown several times:
+    they have names by which they are known again.
     """
     vectors: dict[Any, Tensor] = {}
     for i, one in enumerate(results):
-        if kind == 'target':
-            key: Any = one[kind].numpy().tobytes()
-        else:
-            key = i if one['name'] is None else one['name']
-        vectors[key] = one[kind]
+        source, target = one['names']
+        name = source if kind == 'generated' and target is not None else target
+        vectors[i if name is None else name] = one[kind]
     return torch.stack(list(vectors.values())).double()
 
 

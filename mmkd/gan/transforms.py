@@ -132,7 +132,8 @@ class PackPictures:
     def __call__(self, results: Mapping[str, Any]) -> dict[str, Any]:
         """``inputs`` with ``source`` and ``target``, and ``data_samples``.
 
-        They have the ``name`` and, where there are some, the ``labels`` (H, W).
+        Those have the ``name``, of a target that is no pair's the ``target_name``, and
+        the ``labels`` (H, W) where there are some.
         """
         name = results['name']
         missing = [side for side in SIDES if side not in results]
@@ -154,7 +155,7 @@ class PackPictures:
                     f'sides of pictures must be multiples of 4 but {name} has '
                     f'{tuple(picture.shape[1:])}: resize or crop it in the pipeline'
                 )
-        told = dict(name=name)
+        told = {k: results[k] for k in ('name', 'target_name') if k in results}
         if 'labels' in results:
             told['labels'] = results['labels'][0]
         return dict(inputs=dict(source=source, target=target), data_samples=told)

@@ -155,11 +155,10 @@ def test_a_picture_that_is_shown_again_counts_once():
         return torch.rand(3, 16, 16, generator=generator) * 2 - 1
 
     samples = [
-        dict(name=str(i), generated=picture(), target=picture()) for i in range(6)
+        dict(name=f's{i}', target_name=f't{i}', generated=picture(), target=picture())
+        for i in range(6)
     ]
-    again = [
-        dict(name='2', generated=samples[2]['generated'], target=samples[4]['target'])
-    ]
+    again = [{**samples[2], **{k: samples[4][k] for k in ('target', 'target_name')}}]
     found = []
     for shown in (samples, samples + again):
         metric = METRICS.build(

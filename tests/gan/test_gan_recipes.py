@@ -32,6 +32,7 @@ SCHEDULES = {
     'pix2pix_resnet_map2sat': (100, 200),
     'cyclegan_resnet_horse2zebra': (100, 100),
     'pix2pix_resnet_facades': (1500, 1500),
+    'pix2pix_mobile-resnet_facades': (1000, 1000),
     'pix2pix_resnet_camvid': (1500, 1500),
     'gan-compression_pix2pix_resnet_edges2shoes': (10, 30),
     'gan-compression_pix2pix_resnet_cityscapes': (200, 300),
