@@ -210,9 +210,11 @@ def use_amp(cfg: Config) -> Config:
     Raises:
         ValueError: If the optimizer wrapper or this machine cannot.
     """
-    whole = cfg.optim_wrapper
+    whole: Any = cfg.optim_wrapper
     # A GAN has one for the generator and one for the discriminator.
-    parts = [p for p in whole.values() if isinstance(p, Mapping) and 'optimizer' in p]
+    parts: list[Any] = [
+        p for p in whole.values() if isinstance(p, Mapping) and 'optimizer' in p
+    ]
     wrappers = parts or [whole]
     for wrapper in wrappers:
         kind = wrapper.get('type', 'OptimWrapper')
