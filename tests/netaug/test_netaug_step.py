@@ -228,12 +228,12 @@ class Tuning(nn.Module):
 
     def __init__(self):
         super().__init__()
-        from mmdet.models.task_modules import MaxIoUAssigner
+        from mmdet.models.task_modules import PointAssigner
 
-        self.assigner = MaxIoUAssigner(pos_iou_thr=0.5, neg_iou_thr=0.5)
+        self.assigner = PointAssigner(pos_num=3)
 
     def forward(self, x):
-        self.assigner.pos_iou_thr += 0.1
+        self.assigner.pos_num += 1
         return x
 
 
@@ -243,7 +243,7 @@ def test_what_the_model_tunes_is_of_its_own_pass():
     assigner = model.dropout.assigner
     losses_of(model)
     assert model.dropout.assigner is assigner
-    assert assigner.pos_iou_thr == pytest.approx(0.6)
+    assert assigner.pos_num == 4
 
 
 def resnet(**changes):
