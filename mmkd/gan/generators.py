@@ -180,7 +180,7 @@ class MobileResnetGenerator(ResnetGenerator):
         >>> sizes = [kind().macs((256, 256)) for kind in
         ...          (ResnetGenerator, MobileResnetGenerator)]
         >>> [f'{size / 1e9:.1f} G' for size in sizes]
-        ['56.8 G', '18.3 G']
+        ['56.8 G', '18.4 G']
     """
 
     block = MobileResnetBlock
