@@ -10,6 +10,8 @@ from gan_toy import MOBILE, SUPER, compression, cyclegan, pix2pix, run_config, s
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
+from run_ranks import found, models
+from run_ranks import train as train_both
 from two_ranks import run_two_ranks
 
 KINDS = ['pix2pix', 'cyclegan', 'student', 'supernet']
@@ -103,3 +105,34 @@ def test_two_processes_equal_one(tmp_path):
         begun = dict(MODELS.build(copy.deepcopy(CONFIGS[kind])).named_parameters())
         for name in ('generator.model.1.weight', 'discriminator.model.0.weight'):
             assert (begun[name] - expected[name]).abs().max() > 3e-4, (kind, name)
+
+
+def test_runs_on_two_processes(tmp_path):
+    """They go on exactly, agree, and come to what one process comes to."""
+    saved(pix2pix(), tmp_path)
+    run_two_ranks(Path(__file__).parent / 'run_ranks.py', tmp_path)
+    ranks = [torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1)]
+    for kind, model in models(tmp_path).items():
+        for what in ('weights', 'saved'):
+            for name, value in ranks[0][kind][what].items():
+                for other in (ranks[1][kind], ranks[0][f'{kind} resumed']):
+                    assert torch.equal(other[what][name], value), (kind, what, name)
+        assert ranks[0][kind]['metrics'] == ranks[1][kind]['metrics']
+        assert ranks[0][kind]['metrics'] == ranks[0][f'{kind} resumed']['metrics']
+        if kind == 'cyclegan':  # each process has made pictures of its own
+            continue
+        alone = found(train_both(model, tmp_path / 'alone' / kind, 2))
+        begun = torch.load(
+            tmp_path / 'alone' / kind / 'epoch_1.pth', weights_only=False
+        )
+        for what in ('weights', 'saved'):
+            assert set(alone[what]) == set(ranks[0][kind][what])
+            moved = max(
+                (value - begun['state_dict'][name]).abs().max()
+                for name, value in alone[what].items()
+            )
+            for name, value in alone[what].items():
+                apart = (value - ranks[0][kind][what][name]).abs().max()
+                assert apart < 1e-3 * moved, (kind, what, name)
+        for name, value in alone['metrics'].items():
+            assert ranks[0][kind]['metrics'][name] == pytest.approx(value, rel=1e-4)
