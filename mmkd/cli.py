@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from argparse import ArgumentError, ArgumentParser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -237,13 +237,20 @@ def build_runner(
 
 def _check_optimizer(cfg: Config) -> None:
     # mmengine's own error for an unknown one does not name it.
-    kind = ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('type')
+    told = cfg.get('optim_wrapper') or {}
+    of_networks = {
+        f'optim_wrapper.{name}': part
+        for name, part in told.items()
+        if isinstance(part, Mapping) and 'optimizer' in part
+    }
     with OPTIMIZERS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-        if isinstance(kind, str) and registry.get(kind) is None:
-            raise ValueError(
-                f'optim_wrapper.optimizer.type must be an optimizer but is {kind!r}'
-                f'{nearest(kind, OPTIMIZERS.module_dict)}'
-            )
+        for path, part in {'optim_wrapper': told, **of_networks}.items():
+            kind = (part.get('optimizer') or {}).get('type')
+            if isinstance(kind, str) and registry.get(kind) is None:
+                raise ValueError(
+                    f'{path}.optimizer.type must be an optimizer but is {kind!r}'
+                    f'{nearest(kind, OPTIMIZERS.module_dict)}'
+                )
 
 
 def use_tta(cfg: Config) -> Config:

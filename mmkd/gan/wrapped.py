@@ -60,10 +60,13 @@ def _with_both(model: Any, state: Any, prefix: str, *_: Any) -> None:
 
 
 def _forget_the_other(model: Any, incompatible: Any) -> None:
-    names = tuple(f'{name}.' for name in _wrapped(model))
-
-    def is_ours(key: str) -> bool:
-        return any(key.startswith(name) or f'.{name}' in key for name in names)
-
-    kept = [key for key in incompatible.unexpected_keys if not is_ours(key)]
-    incompatible.unexpected_keys[:] = kept
+    keys = incompatible.unexpected_keys
+    for name in _wrapped(model):
+        kept, found = [], set(keys)
+        for key in keys:
+            before, is_inside, after = f'.{key}'.partition(f'.{name}.')
+            twin = f'{before}.{name}.module.{after}'[1:]
+            # What nobody looks for is unexpected in both of its forms.
+            if not is_inside or (twin in found and not after.startswith('module.')):
+                kept.append(key)
+        keys[:] = kept

@@ -19,15 +19,24 @@ from gan_toy import (
 )
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import METRICS, MODELS
+from mmengine.registry import METRICS, MODEL_WRAPPERS, MODELS
+from mmengine.runner import load_state_dict
 
 from mmkd import training
+from mmkd.cli import build_runner
 from mmkd.gan.datasets import pictures_in
 from mmkd.gan.generators import MobileResnetGenerator, ResnetGenerator
 from mmkd.training import train_config, use_amp
 
 TEACHER = dict(generator=SMALL, checkpoint=None, allow_random=True)
 GREY = dict(MOBILE, in_channels=1)
+
+
+@MODEL_WRAPPERS.register_module(force=True)
+class ToyWrapper(torch.nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
 
 
 @pytest.mark.parametrize(
@@ -105,6 +114,30 @@ def test_released_files_have_statistics_and_prefixes(prefix, tmp_path):
     for key, value in state.items():
         assert torch.equal(teacher.state_dict()[key], value)
         assert torch.equal(translator.generator.state_dict()[key], value)
+
+
+@pytest.mark.parametrize('load', [torch.nn.Module.load_state_dict, load_state_dict])
+def test_networks_in_wrappers_are_loaded_strictly(load):
+    """What is too much or too little is told as without wrappers, by both libraries."""
+    model = MODELS.build(pix2pix())
+    state = model.state_dict()
+    for name in ('generator', 'discriminator'):
+        setattr(model, name, ToyWrapper(getattr(model, name)))
+    load(model, state, strict=True)
+    with pytest.raises(RuntimeError, match=r'generator\.model\.99\.weight'):
+        load(model, {**state, 'generator.model.99.weight': torch.ones(1)}, strict=True)
+    del state['generator.model.1.weight']
+    with pytest.raises(RuntimeError, match=r'issing key.*model\.1\.weight'):
+        load(model, state, strict=True)
+
+
+def test_an_unknown_optimizer_of_one_of_the_two(tmp_path):
+    cfg = run_config(pix2pix(), tmp_path)
+    judge = dict(optimizer=dict(type='Adan', lr=1e-3))
+    cfg['optim_wrapper'] = dict(cfg['optim_wrapper'], discriminator=judge)
+    words = r"optim_wrapper\.discriminator\.optimizer\.type must be .* but is 'Adan'"
+    with pytest.raises(ValueError, match=words):
+        build_runner(Config(cfg))
 
 
 def test_mixed_precision_is_of_both_optimizers(tmp_path, monkeypatch):
