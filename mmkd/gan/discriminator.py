@@ -69,6 +69,7 @@ class PatchDiscriminator(nn.Module):
     def init_weights(self) -> None:
         """Normal weights of a standard deviation of 0.02, no biases."""
         init_normal(self)
+        self.is_init = True  # or a Runner would draw again, over what was copied here
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (N, 1, h, w), of no bounds, of pictures (N, C, H, W).

@@ -129,6 +129,7 @@ class ResnetGenerator(nn.Module):
     def init_weights(self) -> None:
         """Normal weights of a standard deviation of 0.02, no biases."""
         init_normal(self)
+        self.is_init = True  # or a Runner would draw again, over what was copied here
 
     @property
     def taps(self) -> list[str]:

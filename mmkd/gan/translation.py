@@ -226,7 +226,9 @@ def check_judge(judge: Any, channels: int, seen: str) -> None:
 
 
 def build(cfg: Any, what: str) -> Any:
-    """A network from its config, or the network.
+    """A network from its config, its weights drawn, or the network as it is.
+
+    A Runner draws no weights of it again: it may have been given a teacher's.
 
     Args:
         cfg: Either.
@@ -235,13 +237,15 @@ def build(cfg: Any, what: str) -> Any:
     Raises:
         TypeError: If it is neither.
     """
-    if isinstance(cfg, nn.Module):
-        return cfg
-    if not isinstance(cfg, Mapping):
+    if not isinstance(cfg, (nn.Module, Mapping)):
         raise TypeError(
             f'{what} must be a config or a network but is a {type(cfg).__name__}'
         )
-    return ROOT_MODELS.build(dict(cfg))
+    network: Any = cfg if isinstance(cfg, nn.Module) else ROOT_MODELS.build(dict(cfg))
+    if network is not cfg and not getattr(network, 'is_init', False):
+        getattr(network, 'init_weights', lambda: None)()
+    network.is_init = True
+    return network
 
 
 def _scaled(given: Tensor | Sequence[Tensor], name: str) -> Tensor:

@@ -6,13 +6,24 @@ from pathlib import Path
 import pytest
 import torch
 from gan_ranks import CONFIGS
-from gan_toy import MOBILE, SUPER, compression, cyclegan, pix2pix, run_config, saved
+from gan_toy import (
+    MOBILE,
+    SMALL,
+    SUPER,
+    compression,
+    cyclegan,
+    pix2pix,
+    run_config,
+    saved,
+)
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from run_ranks import found, models
 from run_ranks import train as train_both
 from two_ranks import run_two_ranks
+
+from mmkd.gan.translation import build
 
 KINDS = ['pix2pix', 'cyclegan', 'student', 'supernet']
 
@@ -105,6 +116,35 @@ def test_two_processes_equal_one(tmp_path):
         begun = dict(MODELS.build(copy.deepcopy(CONFIGS[kind])).named_parameters())
         for name in ('generator.model.1.weight', 'discriminator.model.0.weight'):
             assert (begun[name] - expected[name]).abs().max() > 3e-4, (kind, name)
+
+
+@pytest.mark.parametrize('kind', ['student', 'supernet', 'network'])
+def test_a_run_begins_with_what_was_inherited(kind, tmp_path):
+    """A Runner draws weights anew, of all that lets it."""
+    wide = dict(SUPER if kind == 'supernet' else MOBILE, ngf=4)
+    teacher = saved(pix2pix(generator=dict(MOBILE, ngf=4)), tmp_path)
+    inherit = ['generator', 'discriminator']
+    model = compression(teacher, student=wide, inherit=inherit)
+    cfg = Config(run_config(model, tmp_path / 'run'))
+    for name in ('generator', 'discriminator'):
+        cfg.optim_wrapper[name] = dict(optimizer=dict(type='SGD', lr=0.0))
+    cfg.experiment_name = f'{kind}_{tmp_path.name}'
+    built = MODELS.build(copy.deepcopy(model))
+    expected = {
+        name: value.clone()
+        for network in (built.generator, built.discriminator)
+        for name, value in network.state_dict().items()
+    }
+    if kind == 'network':  # that was given, with weights of its own
+        cfg.model = compression(teacher, student=SMALL)
+    runner = Runner.from_cfg(cfg)
+    if kind == 'network':
+        runner.model.generator = build(built.generator, 'generator')
+    runner.train()
+    own = runner.model
+    state = {**own.generator.state_dict(), **own.discriminator.state_dict()}
+    for name, value in expected.items():
+        assert torch.equal(state[name], value), name
 
 
 def test_runs_on_two_processes(tmp_path):
