@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from mmengine.logging import MessageHub
 
+#: Where a checkpoint has what was learnt beside the model's weights.
+STATE_KEY = 'distiller'
 #: The remedy, for messages.
 ADD_THE_HOOK = (
     "write it with default_hooks=dict(distiller_state=dict(type='mmkd."

@@ -217,8 +217,12 @@ def _as_options(teacher: str | Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def local_path(checkpoint: str) -> Path:
+def local_path(checkpoint: str, what: str = "the teacher's checkpoint") -> Path:
     """A checkpoint's file here, downloaded if it is an address.
+
+    Args:
+        checkpoint: File or address.
+        what: What it is, for messages.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -227,9 +231,7 @@ def local_path(checkpoint: str) -> Path:
         return fetch(checkpoint)
     path = Path(checkpoint).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(
-            f"the teacher's checkpoint {checkpoint!r} does not exist"
-        )
+        raise FileNotFoundError(f'{what} {checkpoint!r} does not exist')
     return path
 
 

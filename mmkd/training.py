@@ -71,14 +71,11 @@ def train_config(
     if cache and distill:
         _use_cache(cfg, cache)
     if not distill:
-        if is_transfer(cfg):
-            raise ValueError(
-                '--no-distill leaves nothing to train: a text encoder learns from its '
-                'teacher alone'
-            )
-        cfg = plain_gan(cfg) if is_gan(cfg) else student_config(cfg)
+        cfg = _without_teacher(cfg)
         name = f'{name}_no-distill'
     add_default_hooks(cfg)
+    if is_transfer(cfg):
+        _add_transfer_hook(cfg)
     if is_gan(cfg):  # its networks take their steps in turn
         wrapper = ConfigDict(type='MMSeparateDistributedDataParallel')
         cfg.setdefault('model_wrapper_cfg', wrapper)
@@ -119,6 +116,21 @@ def evaluation_config(
     cfg.work_dir = work_dir or cfg.get('work_dir') or default_work_dir(config)
     cfg.load_from, cfg.resume = _existing(checkpoint), False
     return cfg
+
+
+def _without_teacher(cfg: Config) -> Config:
+    if is_transfer(cfg):  # then it guesses masked words
+        of_words = ('type', 'student', 'data_preprocessor')
+        told = {key: value for key, value in cfg.model.items() if key in of_words}
+        return Config(dict(cfg, model=told))
+    return plain_gan(cfg) if is_gan(cfg) else student_config(cfg)
+
+
+def _add_transfer_hook(cfg: Config) -> None:
+    """Add what tells a transfer its iteration, where the user's own hooks lack it."""
+    hooks = list(cfg.get('custom_hooks') or [])
+    if not any(type_name(hook) == 'mmkd.TransferHook' for hook in hooks):
+        cfg.custom_hooks = [*hooks, ConfigDict(type='mmkd.TransferHook')]
 
 
 def plain_gan(cfg: Config) -> Config:

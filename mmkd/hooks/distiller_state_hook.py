@@ -13,7 +13,7 @@ from ..cache.cached_teacher import CachedTeacher
 from ..data_check import classes_of
 from ..nested import move
 from ..registry import HOOKS
-from ..resume_check import ADD_THE_HOOK
+from ..resume_check import ADD_THE_HOOK, STATE_KEY
 from ..rng import get_rng_state, set_rng_state
 from ._changed_losses import (
     fit_optimizers,
@@ -30,8 +30,6 @@ from ._runner import (
     transfer_of,
 )
 from ._worker_rng import WorkerRng
-
-_KEY = 'distiller'
 
 
 @HOOKS.register_module()
@@ -141,7 +139,7 @@ class DistillerStateHook(Hook):
             # Only one rank saves. What was gathered at another time is of no use.
             iteration, states = self._gathered
             states = states if iteration == runner.iter else []
-        checkpoint[_KEY] = dict(
+        checkpoint[STATE_KEY] = dict(
             **move(learnt, torch.device('cpu')),
             rng=states,
             losses=[] if distiller is None else list(distiller.losses),
@@ -153,7 +151,7 @@ class DistillerStateHook(Hook):
         """Restore the distiller's state when a run is resumed."""
         if not runner._resume:  # load_from starts a new run, from any stock file
             return
-        entry: Any = checkpoint.get(_KEY)
+        entry: Any = checkpoint.get(STATE_KEY)
         distiller, netaug = distiller_of(runner), netaug_of(runner)
         transfer = transfer_of(runner)
         head = getattr(transfer, 'head', None)
@@ -255,7 +253,7 @@ def _restore_netaug(netaug: Any, entry: dict) -> None:
 
 
 def _tell_of_a_repeated_epoch(runner: Any, checkpoint: dict) -> None:
-    done = (checkpoint.get(_KEY) or {}).get('done_in_epoch', 0)
+    done = (checkpoint.get(STATE_KEY) or {}).get('done_in_epoch', 0)
     if done and not is_iteration_based(runner):
         epoch = checkpoint['meta']['epoch'] + 1
         runner.logger.warning(

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -30,13 +31,15 @@ class BertModel(BaseModel):
         use_sub_sentence_represent: Whether the tokens of a phrase see each other
             alone; see :func:`~mmkd.text.masks.phrase_masks`.
         special_tokens_list: Tokens that end a phrase.
-        add_pooling_layer: Whether to add the pooler, which nothing here uses.
+        add_pooling_layer: Whether to add the pooler, which nothing here uses; ``None``
+            for one if ``name`` has it.
         num_layers_of_embedded: Last layers whose mean is the embedding.
         use_checkpoint: Whether layers are computed again in the backward pass, which
             takes less memory.
         kwargs: ``init_cfg`` and ``data_preprocessor`` of MMEngine's ``BaseModel``.
 
     Attributes:
+        name: As given.
         tokenizer: Of transformers.
         language_backbone: With the :class:`~mmkd.text.encoder.TextEncoder` as ``body``.
 
@@ -44,7 +47,8 @@ class BertModel(BaseModel):
         FileNotFoundError: If there is no such folder or name.
         ImportError: If transformers is not installed.
         ValueError: If phrases are asked for without tokens that end them, texts are
-            longer than there are positions, or the weights are those of another model.
+            padded to more tokens than there are positions, there are not as many
+            layers, or the weights are those of another model.
     """
 
     def __init__(
@@ -54,23 +58,33 @@ class BertModel(BaseModel):
         pad_to_max: bool = True,
         use_sub_sentence_represent: bool = False,
         special_tokens_list: Sequence[str] | None = None,
-        add_pooling_layer: bool = False,
+        add_pooling_layer: bool | None = False,
         num_layers_of_embedded: int = 1,
         use_checkpoint: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.name = str(name)
         self.max_tokens = max_tokens
         self.pad_to_max = pad_to_max
         self.tokenizer = from_hub(
             transformers().AutoTokenizer.from_pretrained, name, 'a tokenizer'
         )
         network = self._network(name, add_pooling_layer)
-        places = network.config.max_position_embeddings
-        if max_tokens > places:
+        places, layers = (
+            getattr(network.config, key)
+            for key in ('max_position_embeddings', 'num_hidden_layers')
+        )
+        # Those of phrases begin anew with each, however long the text.
+        if pad_to_max and not use_sub_sentence_represent and max_tokens > places:
             raise ValueError(
                 f'max_tokens must be at most {places}, the positions of {name}, but is '
                 f'{max_tokens}'
+            )
+        if not 1 <= num_layers_of_embedded <= layers:
+            raise ValueError(
+                f'num_layers_of_embedded must be from 1 to {layers}, the layers of '
+                f'{name}, but is {num_layers_of_embedded}'
             )
         body = TextEncoder(
             network,
@@ -92,7 +106,7 @@ class BertModel(BaseModel):
 
     _out_dim: int | None = None
 
-    def _network(self, name: str, add_pooling_layer: bool) -> Any:
+    def _network(self, name: str, add_pooling_layer: bool | None) -> Any:
         return load_weights(transformers().BertModel, name, add_pooling_layer)
 
     @property
@@ -113,9 +127,7 @@ class BertModel(BaseModel):
             See :class:`~mmkd.text.encoder.TextEncoder`; with phrases
             ``text_token_mask`` (B, T), what is no padding, and ``position_ids``, too.
         """
-        if not isinstance(captions, Mapping):
-            captions = self.tokenize(captions)
-        x = self.inputs_of(captions)
+        x = self.inputs_of(self.tokens_of(captions))
         features = self.language_backbone(x)
         if self.use_sub_sentence_represent:
             for key in ('position_ids', 'text_token_mask'):
@@ -137,6 +149,16 @@ class BertModel(BaseModel):
         )
         return dict(tokens.to(next(self.language_backbone.parameters()).device))
 
+    def tokens_of(
+        self, captions: Sequence[str] | Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
+        """Tokens of texts, or the tokens.
+
+        Args:
+            captions: Either.
+        """
+        return captions if isinstance(captions, Mapping) else self.tokenize(captions)
+
     def inputs_of(self, tokens: Mapping[str, Tensor]) -> dict[str, Any]:
         """What the encoder is given for tokens: masks and positions.
 
@@ -145,14 +167,29 @@ class BertModel(BaseModel):
 
         Returns:
             See :meth:`mmkd.text.encoder.TextEncoder.forward`.
+
+        Raises:
+            ValueError: If a text, or a phrase, is longer than there are positions.
         """
         ids, mask = tokens['input_ids'], tokens['attention_mask']
         valid = dict(input_ids=ids, text_token_mask=mask.bool())
         if not self.use_sub_sentence_represent:
             # The kind of a token is always the first one here.
+            self._check_length('text', ids.shape[1])
             return dict(valid, attention_mask=mask)
         pairs, positions = phrase_masks(ids, self.special_tokens)
-        kinds = tokens.get('token_type_ids')
+        places = self.encoder.model.config.max_position_embeddings
+        if ids.shape[1] > places:  # or no phrase can be longer
+            self._check_length('phrase', int(positions.max()) + 1)
+        kinds = tokens.get('token_type_ids', torch.zeros_like(ids))
         return dict(
             valid, attention_mask=pairs, position_ids=positions, token_type_ids=kinds
         )
+
+    def _check_length(self, what: str, tokens: int) -> None:
+        places = self.encoder.model.config.max_position_embeddings
+        if tokens > places:
+            raise ValueError(
+                f'a {what} must have at most {places} tokens, the positions of the '
+                f'text encoder, but has {tokens}: lower max_tokens'
+            )

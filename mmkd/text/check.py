@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..compat.checkpoint import load_file
 from ..config import load_config
 from ..teacher_loading import load_strictly, local_path, state_dict_of
+from .encoder import embedding
 
 _REPEATS = 7
 
@@ -42,11 +43,17 @@ def check_text(
         ``seconds`` of a batch.
 
     Raises:
-        ValueError: If the weights do not fit.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the weights do not fit, or there is no teacher or validation.
     """
+    if not cfg.get('val_dataloader') or not cfg.model.get('teacher'):
+        raise ValueError(
+            'the config must have a teacher, which the student is compared with, and a '
+            'val_dataloader with the texts'
+        )
     model: Any = ROOT_MODELS.build(cfg.model)
     if checkpoint:
-        path = local_path(checkpoint)
+        path = local_path(checkpoint, "the student's checkpoint")
         state = state_dict_of(load_file(path, map_location='cpu'), path)
         load_strictly(model, state, (), checkpoint)
     model = model.to(device).eval()
@@ -59,7 +66,10 @@ def check_text(
         inputs = model.inputs_of(model.data_preprocessor(data, False)['captions'])
         valid = inputs['text_token_mask']
         with torch.no_grad():
-            s, t = (e.hidden_states(inputs)[-1] for e in (model.encoder, teacher))
+            s, t = (
+                embedding(e.hidden_states(inputs)[1:], teacher.num_layers_of_embedded)
+                for e in (model.encoder, teacher)
+            )
         pairs.append((s[valid].float().cpu(), t[valid].float().cpu()))
     student_tokens, teacher_tokens = (torch.cat(side) for side in zip(*pairs))
     found = dict(embedded=_distance(student_tokens, teacher_tokens))

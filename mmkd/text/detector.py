@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 
 from ..compat.checkpoint import load_file
 from ..compat.config_text import parse_config_text
@@ -55,7 +57,11 @@ def export_detector(
         ValueError: If the two do not fit each other.
     """
     source = Path(checkpoint).expanduser()
-    target = Path(out) if out else source.with_name(f'{source.stem}_detector.pth')
+    target = (
+        Path(out).expanduser()
+        if out
+        else source.with_name(f'{source.stem}_detector.pth')
+    )
     config_path = target.with_suffix('.py')
     if target.suffix != '.pth' or target.resolve() == source.resolve():
         raise ValueError(
@@ -109,6 +115,15 @@ def _language_model(cfg: Config, encoder: ConfigDict) -> ConfigDict:
         )
     told = {key: theirs[key] for key in _OF_TEXTS if key in theirs}
     own = {k: v for k, v in encoder.items() if k not in _OF_TEXTS}
+    phrases = 'use_sub_sentence_represent'
+    if bool(told.get(phrases)) != bool(encoder.get(phrases)):
+        print_log(
+            f'mmkd: the detector has {phrases}={bool(told.get(phrases))} and the '
+            'encoder was trained without it being so: its tokens see others there; '
+            'train it with the same',
+            logger='current',
+            level=logging.WARNING,
+        )
     return ConfigDict({**own, **told})
 
 

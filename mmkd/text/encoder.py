@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -66,11 +66,9 @@ class TextEncoder(nn.Module):
             attention mask; ``hidden``, the last layer's output.
         """
         mask = x['attention_mask']
-        layers = self.hidden_states(x)[1:]
-        count = self.num_layers_of_embedded
-        # MMDetection divides a mean by the number of layers once more.
-        features = torch.stack(layers[-count:], 1).mean(1) / count
-        hidden = layers[-1]
+        states = self.hidden_states(x)
+        features = embedding(states, self.num_layers_of_embedded)
+        hidden = states[-1]
         if self.projection is not None:
             features, hidden = self.projection(features), self.projection(hidden)
         if mask.dim() == 2:
@@ -125,6 +123,17 @@ class TextEncoder(nn.Module):
         if not getattr(embeddings, 'trigram_input', False):
             return embeddings(input_ids=x['input_ids'], **places)
         return _of_trigrams(embeddings, x)
+
+
+def embedding(states: Sequence[Tensor], count: int) -> Tensor:
+    """What a detector reads of the outputs of layers, (B, T, C).
+
+    Args:
+        states: Outputs, (B, T, C) each.
+        count: Last layers that it is made of.
+    """
+    # MMDetection divides a mean by the number of layers once more.
+    return torch.stack(list(states[-count:]), 1).mean(1) / count
 
 
 def _of_trigrams(embeddings: Any, x: Mapping[str, Any]) -> Tensor:

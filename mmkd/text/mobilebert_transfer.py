@@ -11,6 +11,7 @@ from ..extended import Extended, build_stock
 from ..registry import MODELS
 from ..rng import preserved_rng
 from .bert import BertModel
+from .judging import judge
 from .transfer import COPIED, Transfer
 
 
@@ -31,7 +32,9 @@ class MobileBertTransfer(Extended):
             :class:`~mmkd.text.mobilebert.MobileBertModel`, or the encoder: as many
             layers, heads and features as the teacher.
         teacher: A folder or name of the hub, or ``dict(config=..., checkpoint=...)`` of
-            a detector; see :func:`~mmkd.text.text_teacher.build_text_teacher`.
+            a detector; see :func:`~mmkd.text.text_teacher.build_text_teacher`. Without
+            one masked words are guessed alone, as IB-BERT is trained: the encoder can
+            have any structure, and its dropout is on.
         schedule: ``'progressive'``, one layer after the other; ``'joint'``, all layers
             at once; ``'auxiliary'``, all beside the masked language model.
         transfer_iters: Iterations of the layers, after which only words are guessed;
@@ -40,8 +43,8 @@ class MobileBertTransfer(Extended):
             ``dict(feature_map=100, mean=5000, variance=5, attention=1)``.
         soft_targets: Share of the teacher, beside the words themselves, in what masked
             words are guessed.
-        copy: What the student is given of the teacher's, where it has the same
-            shapes.
+        copy: What the student is given of the teacher's, each where all of its weights
+            have the same shapes.
         data_preprocessor: Used where the student's config has none.
 
     Attributes:
@@ -56,7 +59,11 @@ class MobileBertTransfer(Extended):
     transfer: Transfer
 
     def __new__(
-        cls, student: Any, teacher: Any, data_preprocessor: Any = None, **kwargs: Any
+        cls,
+        student: Any,
+        teacher: Any = None,
+        data_preprocessor: Any = None,
+        **kwargs: Any,
     ) -> MobileBertTransfer:
         model: Any = build_stock(student, 'student', data_preprocessor)
         if isinstance(model, MobileBertTransfer) or not isinstance(model, BertModel):
@@ -69,7 +76,7 @@ class MobileBertTransfer(Extended):
     def __init__(
         self,
         student: Any,
-        teacher: Any,
+        teacher: Any = None,
         schedule: str = 'progressive',
         transfer_iters: int | None = None,
         weights: Mapping[str, float] | None = None,
@@ -81,17 +88,16 @@ class MobileBertTransfer(Extended):
         with preserved_rng():
             told = (schedule, transfer_iters, weights, soft_targets, copy)
             self.add(Transfer(self, teacher, *told))  # type: ignore[arg-type]
-        given = ', '.join(self.transfer.copied) or 'nothing'
-        print_log(
-            f'mmkd: a text encoder learns from {self.transfer.teacher.source}; copied '
-            f'from it: {given}',
-            logger='current',
-        )
+        copied = ', '.join(self.transfer.copied) or 'nothing'
+        own = self.transfer.teacher
+        source = f'from {own.source}; copied from it: {copied}' if own else 'from words'
+        print_log(f'mmkd: a text encoder learns {source}', logger='current')
 
     def train(self, mode: bool = True) -> MobileBertTransfer:
-        """As usual, but that the student's dropout stays off, as the authors' does."""
+        """As usual; with a teacher the student's dropout stays off, as the authors'."""
         super().train(mode)
-        self.encoder.model.eval()  # type: ignore[union-attr]
+        if self.transfer.teacher is not None:
+            self.encoder.model.eval()  # type: ignore[union-attr]
         return self
 
     def val_step(self, data: Any) -> list[dict[str, Any]]:
@@ -101,7 +107,8 @@ class MobileBertTransfer(Extended):
             data: A batch with ``captions``.
         """
         data = self.data_preprocessor(data, False)  # type: ignore[operator]
-        return self.transfer.judge(self, data['captions'])  # type: ignore[arg-type]
+        tokens = self.tokens_of(data['captions'])  # type: ignore[operator]
+        return judge(self, self.transfer, tokens)  # type: ignore[arg-type]
 
     test_step = val_step
 

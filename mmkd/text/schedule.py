@@ -79,7 +79,8 @@ class Schedule:
             ValueError: If some layers, or masked words, would never have their turn.
         """
         least = self.layers if self.kind == 'progressive' else 1
-        least = max(least, self.transfer_iters or 0)
+        if self.transfer_iters is not None:
+            least = self.transfer_iters + 1  # words have their turn afterwards
         if max_iters < least:
             raise ValueError(
                 f'the training must have at least {least} iterations, for every stage '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -31,6 +32,8 @@ from .text_teacher import build_text_teacher
 
 #: The factors of the paper's code.
 WEIGHTS = dict(feature_map=100.0, mean=5000.0, variance=5.0, attention=1.0)
+#: Texts, or their tokens.
+Tokens = Mapping[str, Tensor] | Sequence[str]
 #: What a student can be given of its teacher's.
 COPIED = ('embeddings', 'pooler', 'head')
 _LAYER = re.compile(r'language_backbone\.body\.model\.encoder\.layer\.(\d+)\.')
@@ -42,7 +45,8 @@ class Transfer(nn.Module):
 
     Args:
         student: The student.
-        teacher: See :func:`~mmkd.text.text_teacher.build_text_teacher`.
+        teacher: See :func:`~mmkd.text.text_teacher.build_text_teacher`; ``None`` for a
+            training of masked words alone.
         schedule: See :class:`~mmkd.text.schedule.Schedule`.
         transfer_iters: See there.
         weights: Term -> factor, in place of :data:`WEIGHTS`.
@@ -50,7 +54,7 @@ class Transfer(nn.Module):
         copy: Of :data:`COPIED`.
 
     Attributes:
-        teacher: The :class:`~mmkd.teacher.Teacher`.
+        teacher: The :class:`~mmkd.teacher.Teacher`, or ``None``.
         head: What guesses masked words, ``None`` where none are guessed.
         copied: What the student was given of the teacher's.
         iteration: Of the training, set by ``mmkd.TransferHook``.
@@ -71,28 +75,35 @@ class Transfer(nn.Module):
         copy: Sequence[str],
     ) -> None:
         super().__init__()
-        self.teacher = build_text_teacher(teacher)
         own = student.encoder
-        check_pair(student, self.teacher)
+        if teacher is None:
+            if transfer_iters:
+                raise ValueError(
+                    'transfer_iters must be 0 or None without a teacher, of whose '
+                    f'layers there are none to learn from, but is {transfer_iters}'
+                )
+            schedule, transfer_iters, soft_targets = 'joint', 0, 0.0
         if not 0 <= soft_targets <= 1:
             raise ValueError(f'soft_targets must be from 0 to 1 but is {soft_targets}')
-        self.weights = {**WEIGHTS, **(weights or {})}
-        unknown = sorted(set(self.weights) - set(WEIGHTS))
-        if unknown:
-            raise ValueError(f'weights must be of {sorted(WEIGHTS)}, not {unknown}')
+        self.weights = {**WEIGHTS, **_checked(weights)}
         if isinstance(copy, str) or set(copy) - set(COPIED):
             raise ValueError(f'copy must be a list of {COPIED} but is {copy!r}')
         self.schedule = Schedule(schedule, len(own.layers), transfer_iters)
         self.soft_targets = soft_targets
         guesses = schedule == 'auxiliary' or transfer_iters is not None
         self.head = MaskedLMHead(own.model) if guesses else None
-        if self.head is not None and self.teacher.model.head is None and soft_targets:
-            raise ValueError(
-                f'soft_targets must be 0, since the teacher {self.teacher.source} has '
-                'no head for masked words, or transfer_iters=None without '
-                "schedule='auxiliary', so that none are guessed"
-            )
-        self.copied = self._copy(own, copy)
+        self.teacher: Any = None
+        self.copied: list[str] = []
+        if teacher is not None:
+            self.teacher = build_text_teacher(teacher, with_head=guesses)
+            check_pair(student, self.teacher)
+            if guesses and self.teacher.model.head is None and soft_targets:
+                raise ValueError(
+                    f'soft_targets must be 0, since the teacher {self.teacher.source} '
+                    'has no head for masked words, or transfer_iters=None without '
+                    "schedule='auxiliary', so that none are guessed"
+                )
+            self.copied = self._copy(own, copy)
         self.iteration: int | None = None
         self.max_iters = 0
         self.seed: int | None = None
@@ -155,14 +166,14 @@ class Transfer(nn.Module):
         """
         return stage.rest if part == 'rest' else stage.rates[int(part)]
 
-    def step(self, student: BertModel, tokens: Mapping[str, Tensor]) -> dict[str, Any]:
+    def step(self, student: BertModel, tokens: Tokens) -> dict[str, Any]:
         """The losses of one step.
 
         Args:
             student: The student.
-            tokens: ``input_ids`` and ``attention_mask``, each (B, T).
+            tokens: ``input_ids`` and ``attention_mask``, each (B, T), or texts.
         """
-        stage = self.stage
+        stage, tokens = self.stage, student.tokens_of(tokens)
         self.resume_check.first_step('the head for masked words', self._has_state)
         if not self._are_tokens_checked:
             check_tokens(tokens['input_ids'], student)
@@ -222,41 +233,6 @@ class Transfer(nn.Module):
             attention=attention_transfer(student[1], teacher[1], seen),
         )
 
-    @torch.no_grad()
-    def judge(
-        self, student: BertModel, tokens: Mapping[str, Tensor]
-    ) -> list[dict[str, Any]]:
-        """How near the student is to the teacher, text by text.
-
-        Args:
-            student: The student.
-            tokens: ``input_ids`` and ``attention_mask``, each (B, T).
-
-        Returns:
-            Of every text ``cosine`` and ``relative_error`` of its embedded tokens, and
-            ``layers``, the term of every layer's normalised features.
-        """
-        x = student.inputs_of(tokens)
-        ours, theirs = (
-            encoder.hidden_states(x)[1:]
-            for encoder in (student.encoder, self.teacher.model.encoder)
-        )
-        found = []
-        for i, valid in enumerate(x['text_token_mask']):
-            s, t = ours[-1][i][valid].float(), theirs[-1][i][valid].float()
-            layers = [
-                feature_map_transfer(a[i : i + 1], b[i : i + 1], valid[None]).item()
-                for a, b in zip(ours, theirs)
-            ]
-            found.append(
-                dict(
-                    cosine=torch.cosine_similarity(s, t, dim=-1).mean().item(),
-                    relative_error=((s - t).norm() / t.norm()).item(),
-                    layers=layers,
-                )
-            )
-        return found
-
     def _run(
         self, student: BertModel, x: Mapping[str, Any], stage: Stage
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -290,9 +266,7 @@ class Transfer(nn.Module):
     def _guess(
         self, student: BertModel, hidden: Tensor, theirs: Tensor | None, labels: Tensor
     ) -> Tensor:
-        assert self.head is not None
-        words = student.encoder.model.embeddings.word_embeddings.weight
-        logits, targets = self.head(hidden, words), None
+        logits, targets = self.logits(student, hidden), None
         if theirs is not None:
             teacher = self.teacher.model
             with torch.no_grad():
@@ -301,13 +275,44 @@ class Transfer(nn.Module):
         loss = masked_lm_distillation(logits, labels, targets, self.soft_targets)
         return loss * _share(hidden.new_tensor(float(len(labels))))
 
+    def logits(self, student: BertModel, hidden: Tensor) -> Tensor:
+        """Guesses of words, (N, V).
+
+        Args:
+            student: The student.
+            hidden: Its outputs where the words are hidden, (N, C).
+        """
+        assert self.head is not None
+        words = student.encoder.model.embeddings.word_embeddings.weight
+        return self.head(hidden, words)
+
     def _has_state(self) -> bool:
         return self.head is not None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Transfer:
         super()._apply(fn, recurse)
-        self.teacher.apply(fn)
+        if self.teacher is not None:
+            self.teacher.apply(fn)
         return self
+
+
+def _checked(weights: Any) -> dict[str, float]:
+    """Factors of the terms that are no mistake."""
+    if not isinstance(weights or {}, Mapping):
+        raise TypeError(
+            f'weights must be a dict of {sorted(WEIGHTS)} but is a '
+            f'{type(weights).__name__}'
+        )
+    told = dict(weights or {})
+    unknown = sorted(set(told) - set(WEIGHTS))
+    if unknown:
+        raise ValueError(f'weights must be of {sorted(WEIGHTS)}, not {unknown}')
+    for name, weight in told.items():
+        if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+            raise ValueError(
+                f'{name} of weights must be a number from 0 on but is {weight!r}'
+            )
+    return told
 
 
 def _share(count: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """mmkd.BertModel: against transformers, MMDetection's, and phrases by themselves."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
@@ -164,6 +166,38 @@ def test_texts_longer_than_the_model_knows_places_for(bert):
         ValueError, match='max_tokens must be at most 256, the positions'
     ):
         BertModel(bert, max_tokens=257)
+    model = BertModel(bert, max_tokens=300, pad_to_max=False)
+    assert model(['cat'])['embedded'].shape == (1, 3, 32)
+    with pytest.raises(ValueError, match='text must have at most 256 .* but has 300'):
+        model(['cat ' * 400])
+
+
+def test_positions_of_phrases_begin_anew(bert, tmp_path):
+    """Short phrases make a long text, as in MMDetection."""
+    short = make_bert(tmp_path / 'short', max_position_embeddings=8)
+    told = dict(PHRASES, max_tokens=256, pad_to_max=False)
+    model = BertModel(str(short), **told).eval()
+    with torch.no_grad():
+        one, many = (model(['cat . ' * n])['embedded'][0] for n in (2, 60))
+    assert many.shape == (122, 32)
+    torch.testing.assert_close(many[1:-1].view(60, 2, 32)[7], one[1:3])
+    with pytest.raises(ValueError, match='phrase must have at most 8 .* but has'):
+        model(['cat ' * 20 + '.'])
+
+
+def test_layers_of_the_embedding_exist(bert):
+    for count in (0, 4):
+        with pytest.raises(ValueError, match='must be from 1 to 3, the layers'):
+            BertModel(bert, num_layers_of_embedded=count)
+
+
+def test_folders_that_do_not_exist(bert, tmp_path):
+    for name in ('/no/such', './no/such', 'work_dirs/no/such', '~/no'):
+        with pytest.raises(FileNotFoundError, match='is a folder that does not exist'):
+            BertModel(name)
+    with pytest.raises(FileNotFoundError, match="folder that torch does not have: 'x'"):
+        BertModel('package:torch/x')
+    assert BertModel(Path(bert)).name == bert
 
 
 def test_phrases_need_what_ends_them(bert):

@@ -162,6 +162,19 @@ def test_structures_that_cannot_be(bert):
         MobileBertModel(bert, dict(ffns=4))
     with pytest.raises(ValueError, match='num_attention_heads but they are 18 and 4'):
         MobileBertModel(bert, dict(THIN, intra_bottleneck_size=18))
+    for wrong, sentence in (
+        (dict(hidden_act='foo'), "an activation .* but is 'foo'"),
+        (dict(num_attention_heads=0), 'num_attention_heads .* above 0 but is 0'),
+        (dict(num_hidden_layers=0), 'num_hidden_layers .* above 0 but is 0'),
+        (dict(num_feedforward_networks=0.5), 'networks .* above 0 but is 0.5'),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            MobileBertModel(bert, dict(THIN, **wrong))
+    with pytest.raises(TypeError, match=r"must not have \['vocab_size'\]"):
+        MobileBertModel(bert, dict(THIN, vocab_size=9))
+    for wrong in (0, -3, 4.0):
+        with pytest.raises(ValueError, match='out_dim must be at least 1, or None'):
+            MobileBertModel(bert, THIN, out_dim=wrong)
     with pytest.raises(ValueError, match="'no_norm' or 'layer_norm' but is 'batch'"):
         MobileBertModel(bert, dict(THIN, normalization_type='batch'))
     with pytest.raises(FileNotFoundError, match="a config of 'nobody/nothing' could"):

@@ -77,9 +77,29 @@ def test_a_structure_for_grounding_dino_is_its_berts_size():
     assert cfg.find_unused_parameters
 
 
-def test_without_its_teacher_there_is_nothing_to_train():
-    with pytest.raises(ValueError, match='--no-distill leaves nothing to train'):
-        train_config(str(CONFIGS[0]), distill=False)
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_without_its_teacher_it_guesses_words(path, bert, tmp_path):
+    cfg = small(path, bert, tmp_path)
+    cfg.dump(tmp_path / 'whole.py')
+    cfg = train_config(str(tmp_path / 'whole.py'), distill=False)
+    assert set(cfg.model) <= {'type', 'student', 'data_preprocessor'}
+    with seeded(0):
+        model = MODELS.build(cfg.model).train()
+    assert model.transfer.teacher is None
+    assert model.encoder.model.training
+
+
+def test_the_hook_of_the_stages_is_not_forgotten(tmp_path):
+    """Hooks of the user's replace those of the base."""
+    path = tmp_path / 'own.py'
+    path.write_text(
+        f"_base_ = {str(CONFIGS[0])!r}\ncustom_hooks = [dict(type='EMAHook')]"
+    )
+    hooks = train_config(str(path)).custom_hooks
+    assert [hook.type for hook in hooks] == ['EMAHook', 'mmkd.TransferHook']
+
+
+def test_an_encoder_has_no_test_of_its_own():
     with pytest.raises(ValueError, match='no test of its own: tools/check.py'):
         evaluation_config(str(CONFIGS[0]), __file__)
 

@@ -406,7 +406,7 @@ def test_another_tokenizer_is_a_sentence(bert, tmp_path):
 
 def test_tokens_of_another_data_set_are_a_sentence(bert):
     for ids, sentence in (
-        (torch.zeros(1, 257, dtype=torch.long), '256, .* a text has 257 tokens'),
+        (torch.zeros(1, 257, dtype=torch.long), 'at most 256 tokens, .* but has 257'),
         (torch.full((1, 4), 900), '27 words, but there is a token 900'),
     ):
         model = make(bert, told=PLAIN)
@@ -428,6 +428,13 @@ def test_what_does_not_fit(bert, lm):
         make(bert, schedule='layerwise')
     with pytest.raises(ValueError, match="weights must be of .* not \\['hidden'\\]"):
         make(bert, weights=dict(hidden=1.0))
+    for wrong in (dict(mean='a'), dict(mean=-1.0), dict(mean=float('nan'))):
+        with pytest.raises(ValueError, match='mean of weights must be a number'):
+            make(bert, weights=wrong)
+    with pytest.raises(TypeError, match='weights must be a dict of .* but is a list'):
+        make(bert, weights=[1.0])
+    with pytest.raises(ValueError, match='transfer_iters must be 0 or None without a'):
+        make(bert, teacher=None, transfer_iters=5)
     with pytest.raises(ValueError, match='soft_targets must be 0, since the teacher'):
         make(bert, schedule='auxiliary')
     assert make(bert, schedule='auxiliary', soft_targets=0.0).transfer.head is not None
@@ -439,7 +446,7 @@ def test_what_does_not_fit(bert, lm):
         make(lm, schedule='auxiliary', soft_targets=50)
     for told, iterations, least in (
         (dict(schedule='progressive'), 2, 3),
-        (dict(schedule='joint', transfer_iters=9), 8, 9),
+        (dict(schedule='joint', transfer_iters=9), 9, 10),
     ):
         with pytest.raises(ValueError, match=f'at least {least} iterations'):
             make(lm, **told).transfer.schedule.check(iterations)
@@ -455,6 +462,7 @@ def test_what_does_not_fit(bert, lm):
         )
     for teacher, sentence in (
         (dict(checkpoint='a.pth'), 'must have a name, or a config and a checkpoint'),
+        (dict(config='mmkd::skds/fpn_mbv2_camvid.py'), 'teacher has no weights'),
         (dict(name=bert, device='cpu'), r"but has \['device'\]"),
     ):
         with pytest.raises(ValueError, match=sentence):
