@@ -10,20 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
 
+from ..compat.checkpoint import load_file
 from ..config import load_config
 from ..config_kind import type_name
 from ..experiments.process import run_training
-from ..fileio import replacing
+from ..fileio import file_digest, replacing
 from ..overrides import merge_options
-from .search import Settings
+from ..teacher_loading import state_dict_of
+from .search import Settings, check_budget
 from .searching import Found, search, settings_of
+from .widths import Widths, macs
 
 Tell = Callable[[int, int, str], Any]
 Watch = Callable[[str], Any]
 
 #: What of a config says only where things are, or what a run prints.
 _INDECISIVE = ('work_dir', 'load_from', 'resume', 'log_level', 'filename', 'launcher')
+#: What of a config says how a network is judged, searched and trained further.
+_AFTERWARDS = ('val', 'test', 'search', 'finetune', 'visualizer', 'vis_backends')
+#: What of a loader only says how fast it is.
+_OF_SPEED = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,19 @@ class Chain:
         self.settings: Settings = settings_of(cfg)
         self._train = list(train)
         self._teacher_options = dict(teacher_options or {})
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        """Tell of a budget that nothing fits in before anything is trained."""
+        if self.settings.macs is None or not self.cfg.get('val_dataloader'):
+            return
+        g: Any = MODELS.build(self.cfg.model.generator)
+        picture = Runner.build_dataloader(self.cfg.val_dataloader).dataset[0]
+        size = tuple(picture['inputs']['source'].shape[-2:])
+        least = tuple(min(part) for part in g.choices)
+        widths = Widths.of(least, g.num_blocks)
+        cost = macs(widths, size, g.in_channels, g.out_channels)
+        check_budget(least, cost, self.settings)
 
     @property
     def trains_teacher(self) -> bool:
@@ -126,7 +148,9 @@ class Chain:
         if teacher is not None:
             cfg.model.teacher.config = str(teacher.config.resolve())
             cfg.model.teacher.checkpoint = str(teacher.checkpoint.resolve())
-        return self._trained('supernet', cfg, watch)
+        weights = Path(str(cfg.model.teacher.get('checkpoint'))).expanduser()
+        about = file_digest(weights) if weights.is_file() else ''
+        return self._trained('supernet', cfg, watch, about)
 
     def search(self, supernet: Trained, tell: Tell) -> Found:
         """Search, or find again what was found.
@@ -136,7 +160,7 @@ class Chain:
             tell: Called with the number of looks, that of all, and the best so far.
         """
         cfg = Config.fromfile(supernet.config)
-        stage = Stage(self.work_dir / 'search', cfg, str(supernet.checkpoint))
+        stage = Stage(self.work_dir / 'search', cfg, file_digest(supernet.checkpoint))
         found = search(
             cfg, supernet.checkpoint, self.settings, stage.folder, tell, trust=True
         )
@@ -155,18 +179,22 @@ class Chain:
         """
         if not self.finetunes:
             return Trained(found.config, found.weights)
-        return self._trained('finetune', Config.fromfile(found.config), watch)
+        cfg = Config.fromfile(found.config)
+        return self._trained('finetune', cfg, watch, _digest(found.weights))
 
-    def _trained(self, name: str, cfg: Config, watch: Watch) -> Trained:
-        stage = Stage(self.work_dir / name, cfg)
+    def _trained(
+        self, name: str, cfg: Config, watch: Watch, about: str = ''
+    ) -> Trained:
+        stage = Stage(self.work_dir / name, cfg, about)
         loop = cfg.train_cfg
         unit = 'epoch' if 'max_epochs' in loop else 'iter'
         done = stage.folder / f'{unit}_{loop[f"max_{unit}s"]}.pth'
         config = stage.folder / 'config.py'
-        if stage.is_done and done.is_file():
-            return Trained(config, done)
+        # How it is judged and searched may be another now.
         with replacing(config) as temporary:
             temporary.write_text(cfg.pretty_text)
+        if stage.is_done and done.is_file():
+            return Trained(config, done)
         log = stage.folder / 'log.txt'
         told = ['--work-dir', str(stage.folder), '--resume']
         code, _ = run_training([*self._train, str(config), *told], log, watch)
@@ -175,6 +203,16 @@ class Chain:
             raise RuntimeError(f'the {name} could not be trained: {last} (see {log})')
         stage.finish()
         return Trained(config, done)
+
+
+def _digest(path: Path) -> str:
+    """Of weights, whatever else their file says."""
+    state = state_dict_of(load_file(path, map_location='cpu', trust=True), path)
+    digest = hashlib.sha256()
+    for key, value in sorted(state.items()):
+        digest.update(f'{key} {tuple(value.shape)}'.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 class Stage:
@@ -190,7 +228,14 @@ class Stage:
     """
 
     def __init__(self, folder: Path, cfg: Config, about: str = '') -> None:
-        told = {k: v for k, v in cfg.to_dict().items() if k not in _INDECISIVE}
+        told = {
+            k: v
+            for k, v in cfg.to_dict().items()
+            if k not in _INDECISIVE and not k.startswith(_AFTERWARDS)
+        }
+        loader = told.get('train_dataloader') or {}
+        kept = {k: v for k, v in loader.items() if k not in _OF_SPEED}
+        told['train_dataloader'] = kept
         text = json.dumps([told, about], sort_keys=True, default=str)
         self.mark = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder = folder

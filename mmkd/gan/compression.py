@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,12 +13,11 @@ from torch import Tensor, nn
 
 from ..losses.gan import discriminator_loss, generator_loss
 from ..registry import MODELS
-from ..rng import agreed_seed
 from ..taps import Tap, record, resolve
 from ..teacher_loading import load_strictly
 from .inherit import inherit as inherit_channels
 from .layers import init_normal
-from .supernet import SlicedConv, SuperMobileResnetGenerator
+from .supernet import SlicedConv
 from .teacher import build_gan_teacher
 from .translation import (
     Losses,
@@ -111,7 +109,7 @@ class GANCompression(TranslationModel):
         self.generator = build(generator, 'generator')
         self.teacher, judge = build_gan_teacher(teacher)
         self._check_pair()
-        if isinstance(inherit, str) or set(inherit) - set(INHERITED):
+        if not isinstance(inherit, (list, tuple)) or set(inherit) - set(INHERITED):
             raise ValueError(
                 f'inherit must be a list of {INHERITED} but is {inherit!r}'
             )
@@ -126,8 +124,6 @@ class GANCompression(TranslationModel):
         self.lambda_distill = lambda_distill
         self.taps = self._taps(taps) if lambda_distill else {}
         self.adapters = Adapters(self._widths()) if self.taps else None
-        self.seed: int | None = None
-        self.draws = 0
         print_log(
             f'mmkd: a generator learns from {self.teacher.source}; compared are '
             f'{list(self.taps) or "no maps"}',
@@ -157,7 +153,7 @@ class GANCompression(TranslationModel):
                 raise ValueError(
                     f'the discriminator of the teacher {self.teacher.source} must see '
                     f'{channels} channels but sees {discriminator.in_channels}: '
-                    "paired=True for a teacher with pairs, or inherit=['generator']"
+                    'paired=True for a teacher with pairs, or inherit=[]'
                 )
             return discriminator
         # As the authors have them with and without pairs.
@@ -191,6 +187,8 @@ class GANCompression(TranslationModel):
                     f"from a teacher of {len(theirs)}: student's path -> teacher's"
                 )
             return dict(zip(own, theirs))
+        if isinstance(given, str):
+            raise TypeError(f'taps must be a list of paths but is {given!r}')
         pairs = given if isinstance(given, Mapping) else {path: path for path in given}
         for own, theirs in pairs.items():
             resolve(self.generator, own)
@@ -253,7 +251,7 @@ class GANCompression(TranslationModel):
         own = unwrapped(self.generator)
         with (
             learner.optim_context(self.generator),
-            self._sub_network(own),
+            self._sub_network(),
             record(own, dict.fromkeys(self.taps, Tap)) as taps,
         ):
             fake = self.generator(source)
@@ -269,24 +267,6 @@ class GANCompression(TranslationModel):
                 taught = theirs(source)
             maps = [seen[path].value for path in paths]
         return fake, [taps[path].value for path in self.taps], taught, maps
-
-    def _sub_network(self, generator: Any) -> Any:
-        """Another one in every step, the same on all ranks, if it is a supernet."""
-        if not isinstance(generator, SuperMobileResnetGenerator):
-            return nullcontext()
-        if self.seed is None:
-            self.seed = agreed_seed(next(generator.parameters()).device)
-        channels = generator.sample(self.seed, self.draws)
-        self.draws += 1
-        return generator.narrowed(channels)
-
-    def rank_state(self) -> dict[str, Any]:
-        """Where the drawing of sub-networks goes on."""
-        return dict(seed=self.seed, draws=self.draws)
-
-    def set_rank_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with what :meth:`rank_state` gave."""
-        self.seed, self.draws = state['seed'], state['draws']
 
     def _apply(self, fn: Any, recurse: bool = True) -> GANCompression:
         super()._apply(fn, recurse)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..losses.gan import discriminator_loss, generator_loss
 from ..registry import MODELS
 from .pool import PicturePool
+from .supernet import SuperMobileResnetGenerator
 from .translation import Losses, TranslationModel, build, frozen
 
 
@@ -49,6 +50,8 @@ class CycleGAN(TranslationModel):
             other channels.
     """
 
+    paired = False
+
     def __init__(
         self,
         generator: Any,
@@ -70,6 +73,11 @@ class CycleGAN(TranslationModel):
                     f'is a {type(cfg).__name__}'
                 )
         self.generator = build(generator, 'generator')
+        if isinstance(self.generator, SuperMobileResnetGenerator):
+            raise ValueError(
+                'generator must be of one width, such as a mmkd.MobileResnetGenerator: '
+                'supernets are trained by mmkd.GANCompression'
+            )
         there, back = self.generator.in_channels, self.generator.out_channels
         other_way = dict(generator, in_channels=back, out_channels=there)
         self.generator_back = build(other_way, 'generator')

@@ -61,7 +61,8 @@ class Pix2Pix(TranslationModel):
     def steps(self, inputs: Mapping[str, Tensor], optimizers: Any) -> Losses:
         """The discriminator's step, and then the generator's."""
         source, target = inputs['source'], inputs['target']
-        with optimizers['generator'].optim_context(self.generator):
+        learner = optimizers['generator']
+        with learner.optim_context(self.generator), self._sub_network():
             fake = self.generator(source)
         with optimizers['discriminator'].optim_context(self.discriminator):
             made, real = (torch.cat((source, x.detach()), 1) for x in (fake, target))

@@ -13,8 +13,9 @@ import numpy as np
 
 Channels = tuple[int, ...]
 
-#: Random draws before widths are made smaller until they fit.
-_TRIES = 100
+#: Random draws before widths are made smaller until they fit; fewer where each has to
+#: be measured.
+_TRIES, _TRIES_BY_TIME = 100, 5
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,24 @@ class Settings:
         return 1 if larger else -1
 
 
+def check_budget(least: Channels, cost: float, settings: Settings) -> None:
+    """Refuse a budget that nothing fits in.
+
+    Args:
+        least: Widths of the narrowest sub-network.
+        cost: What it costs.
+        settings: With the budget.
+
+    Raises:
+        ValueError: If it costs more.
+    """
+    if cost > settings.budget:
+        raise ValueError(
+            f'the budget must be at least {cost:g}, of the narrowest sub-network '
+            f'{list(least)}, but is {settings.budget:g}'
+        )
+
+
 class Journal:
     """What is known of sub-networks, a line each in a file that is only added to.
 
@@ -96,7 +115,7 @@ class Journal:
         self.path = path
         self.known: dict[tuple[str, Channels], dict[str, float]] = {}
         lines = path.read_text().splitlines() if path.is_file() else []
-        found = [json.loads(line) for line in lines if line.endswith('}')]
+        found = [entry for line in lines if (entry := _whole(line)) is not None]
         if found and found[0] != json.loads(json.dumps(about)):
             raise ValueError(
                 f'{path} is of another search; name another folder, or remove it'
@@ -139,6 +158,14 @@ class Journal:
             file.write(before + (json.dumps(line) + '\n' if line else ''))
             file.flush()
             os.fsync(file.fileno())
+
+
+def _whole(line: str) -> Any:
+    """What a line says; ``None`` if it was cut off."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
 
 
 class Evolution:
@@ -184,11 +211,7 @@ class Evolution:
         self._cost, self._evaluate = cost, evaluate
         self._rng = np.random.default_rng(settings.seed)
         least = tuple(part[0] for part in self.choices)
-        if self.cost(least) > settings.budget:
-            raise ValueError(
-                f'the budget must be at least {self.cost(least):g}, of the narrowest '
-                f'sub-network {list(least)}, but is {settings.budget:g}'
-            )
+        check_budget(least, self.cost(least), settings)
 
     @property
     def total(self) -> int:
@@ -302,7 +325,8 @@ class Evolution:
 
     def _drawn(self, draw: Callable[[], Channels]) -> Channels:
         """A draw within the budget; under a small one, of a draw made smaller."""
-        for _ in range(_TRIES):
+        by_time = self.settings.macs is None
+        for _ in range(_TRIES_BY_TIME if by_time else _TRIES):
             channels = draw()
             if self.cost(channels) <= self.settings.budget:
                 return channels

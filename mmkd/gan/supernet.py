@@ -106,15 +106,17 @@ class SuperMobileResnetGenerator(MobileResnetGenerator):
             ValueError: If one is larger.
         """
         widths = self._widths_of(channels)
-        for layer, active in self._outputs(widths):
+        outputs = list(self._outputs(widths))
+        before = [layer.active for layer, _ in outputs]
+        for layer, active in outputs:
             layer.active = active
         whole, self.widths = self.widths, widths
         try:
             yield
         finally:
             self.widths = whole
-            for layer, _ in self._outputs(whole):
-                layer.active = None
+            for (layer, _), active in zip(outputs, before):
+                layer.active = active
 
     def extracted(self, channels: Sequence[int]) -> MobileResnetGenerator:
         """A sub-network by itself.

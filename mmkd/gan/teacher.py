@@ -71,14 +71,18 @@ def released(state: Mapping[str, Any]) -> dict[str, Any]:
     """Weights as released files have them, without what ours have no use for.
 
     Args:
-        state: Maybe with a prefix of ``DataParallel``, and with statistics of instance
-            normalisations, which are never read.
+        state: Maybe with a prefix of ``DataParallel``, with statistics of instance
+            normalisations, which are never read, and of blocks without dropout, whose
+            second convolution comes one place earlier.
     """
-    return {
+    found = {
         key.removeprefix('module.'): value
         for key, value in state.items()
         if not key.endswith(('running_mean', 'running_var', 'num_batches_tracked'))
     }
+    if any('.conv_block.6.' in key for key in found):
+        return found
+    return {k.replace('.conv_block.5.', '.conv_block.6.'): v for k, v in found.items()}
 
 
 def _judge(cfg: Any, entry: Mapping[str, Any]) -> nn.Module | None:

@@ -132,8 +132,8 @@ class PackPictures:
     def __call__(self, results: Mapping[str, Any]) -> dict[str, Any]:
         """``inputs`` with ``source`` and ``target``, and ``data_samples``.
 
-        Those have the ``name``, of a target that is no pair's the ``target_name``, and
-        the ``labels`` (H, W) where there are some.
+        Those have the ``name``, whether source and target are ``paired``, of a target
+        that is not the ``target_name``, and the ``labels`` (H, W) where there are some.
         """
         name = results['name']
         missing = [side for side in SIDES if side not in results]
@@ -155,7 +155,8 @@ class PackPictures:
                     f'sides of pictures must be multiples of 4 but {name} has '
                     f'{tuple(picture.shape[1:])}: resize or crop it in the pipeline'
                 )
-        told = {k: results[k] for k in ('name', 'target_name') if k in results}
+        known = ('name', 'paired', 'target_name')
+        told = {k: results[k] for k in known if k in results}
         if 'labels' in results:
             told['labels'] = results['labels'][0]
         return dict(inputs=dict(source=source, target=target), data_samples=told)
@@ -177,7 +178,10 @@ def read(path: str, channels: int) -> Tensor:
     contents = torch.frombuffer(bytearray(get(path)), dtype=torch.uint8)
     mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
     try:
-        return decode_image(contents, mode)
+        picture = decode_image(contents, mode)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f'{path} cannot be read as a picture: {reason}') from error
+    if picture.dtype == torch.uint16:
+        picture = (picture.int() >> 8).byte()
+    return picture

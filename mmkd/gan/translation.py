@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from ..losses.gan import check_mode
 from ..registry import MODELS
+from ..rng import agreed_seed
+from .supernet import SuperMobileResnetGenerator
 from .wrapped import keep_keys
 
 Losses = dict[str, Any]
@@ -64,6 +66,8 @@ class TranslationModel(BaseModel):
     """
 
     generator: Any
+    #: Whether a source and its target have to be pictures of the same thing.
+    paired = True
 
     def __init__(
         self, gan_mode: str, data_preprocessor: Any = None, init_cfg: Any = None
@@ -72,6 +76,8 @@ class TranslationModel(BaseModel):
         preprocessor = data_preprocessor or dict(type='mmkd.PicturePreprocessor')
         super().__init__(preprocessor, init_cfg)
         self.gan_mode = gan_mode
+        self.seed: int | None = None
+        self.draws = 0
         keep_keys(self)
 
     def forward(
@@ -119,7 +125,8 @@ class TranslationModel(BaseModel):
 
         Raises:
             TypeError: If there is one optimizer alone.
-            ValueError: If pictures have other numbers of channels than the generator.
+            ValueError: If pictures have other numbers of channels than the generator,
+                or are no pairs and should be.
         """
         if not isinstance(optim_wrapper, OptimWrapperDict):
             raise TypeError(
@@ -134,6 +141,13 @@ class TranslationModel(BaseModel):
                 f'inputs must have a source and a target but have {sorted(inputs)}'
             )
         self._check_channels(inputs)
+        samples = data.get('data_samples') or {}
+        if self.paired and not all(samples.get('paired', ())):
+            raise ValueError(
+                f'{type(self).__name__} needs pairs, as mmkd.PairedPictures has them; '
+                'without pairs there are mmkd.CycleGAN and '
+                'mmkd.GANCompression(paired=False)'
+            )
         return self.steps(inputs, optim_wrapper)
 
     def steps(self, inputs: Mapping[str, Tensor], optimizers: Any) -> Losses:
@@ -147,10 +161,22 @@ class TranslationModel(BaseModel):
 
     def rank_state(self) -> dict[str, Any]:
         """What this process has beside its weights, for ``DistillerStateHook``."""
-        return {}
+        return dict(seed=self.seed, draws=self.draws)
 
     def set_rank_state(self, state: Mapping[str, Any]) -> None:
         """Go on with what :meth:`rank_state` gave."""
+        self.seed, self.draws = state['seed'], state['draws']
+
+    def _sub_network(self) -> Any:
+        """Another one in every step, the same on all ranks, if it is a supernet."""
+        generator = unwrapped(self.generator)
+        if not isinstance(generator, SuperMobileResnetGenerator):
+            return nullcontext()
+        if self.seed is None:
+            self.seed = agreed_seed(next(generator.parameters()).device)
+        channels = generator.sample(self.seed, self.draws)
+        self.draws += 1
+        return generator.narrowed(channels)
 
     def _count(self, optimizers: OptimWrapperDict) -> None:
         """Tell each optimizer the length of the training: it accumulates by that."""

@@ -11,7 +11,7 @@ from gan_toy import OPTIMIZERS, SUPER, pix2pix
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mmkd.gan.chain import Chain
+from mmkd.gan.chain import Chain, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,6 +165,60 @@ def test_fine_tuning_can_be_left_out(configs, tmp_path):
     cfg.finetune = None
     assert not Chain(cfg, tmp_path, []).finetunes
     assert Chain(told(configs), tmp_path, []).finetunes
+
+
+def test_a_budget_that_nothing_fits_is_told_first(configs, tmp_path):
+    with pytest.raises(ValueError, match='the budget must be at least .* but is 10'):
+        Chain(told(configs, **{'search.macs': 10.0}), tmp_path, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_comes_afterwards_is_no_other_supernet(configs, tmp_path):
+    """Another budget or another way to be judged trains nothing again."""
+    weights = tmp_path / 'teacher.pth'
+    weights.write_bytes(b'1')
+    first = told(configs, **{'model.teacher.checkpoint': str(weights)})
+
+    def stage(cfg, name='supernet'):
+        trained = []
+
+        def train(name, cfg, watch, about=''):
+            trained.append(Stage(tmp_path / name, cfg, about))
+
+        chain = Chain(cfg, tmp_path, [])
+        chain._trained = train
+        getattr(chain, name)(None, lambda text: None)
+        return trained[0]
+
+    stage(first).finish()
+    for key, value in (
+        ('search.macs', 3e5),
+        ('finetune', {'train_cfg.max_epochs': 7}),
+        ('val_dataloader.batch_size', 1),
+        ('train_dataloader.num_workers', 1),
+    ):
+        changed = Config(first.to_dict())
+        changed.merge_from_dict({key: value})
+        assert stage(changed).is_done, key
+    changed = Config(first.to_dict())
+    changed.train_cfg.max_epochs = 5
+    with pytest.raises(ValueError, match='holds a stage of another config'):
+        stage(changed)
+    weights.write_bytes(b'2')  # another teacher in the same place
+    with pytest.raises(ValueError, match='holds a stage of another config'):
+        stage(first)
+
+
+def test_another_budget_searches_again(work, configs):
+    folder, _ = work
+    told = [*OPTIONS, '--cfg-options', 'search.macs=2.5e5', 'finetune=None']
+    file = folder / 'supernet' / 'log.txt'
+    before = file.stat().st_mtime_ns
+    config = configs / 'supernet.py'
+    run('gan_compress.py', config, '--work-dir', folder, *told)
+    assert file.stat().st_mtime_ns == before
+    found = json.loads((folder / 'report.json').read_text())[1]
+    assert found['cost']['gmacs'] <= 2.5e-4
 
 
 def test_only_supernets_are_compressed(configs, tmp_path):

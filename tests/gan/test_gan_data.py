@@ -4,8 +4,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from gan_toy import OPTIMIZERS
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS
 
 import mmkd
 from mmkd.gan.transforms import read
@@ -57,7 +59,7 @@ def test_halves_of_a_file(source, tmp_path):
         halves = dict(left=whole[..., :12], right=whole[..., 12:])
         assert torch.equal(sample['inputs']['source'], halves.pop(source))
         assert torch.equal(sample['inputs']['target'], *halves.values())
-        assert sample['data_samples'] == dict(name=f'{i:03d}')
+        assert sample['data_samples'] == dict(name=f'{i:03d}', paired=True)
 
 
 def test_files_of_two_folders(tmp_path):
@@ -117,6 +119,41 @@ def test_grey_pictures_have_one_channel(tmp_path):
     expected = cv2.cvtColor(picture(0), cv2.COLOR_RGB2GRAY)
     assert grey.shape == (1, 8, 12)
     assert (grey[0].int() - torch.from_numpy(expected).int()).abs().max() <= 1
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    deep = np.array([[[0, 255, 256], [65535, 32768, 51]]], dtype=np.uint16)
+    path = tmp_path / 'deep.png'
+    assert cv2.imwrite(str(path), deep[..., ::-1])
+    found = read(str(path), 3)
+    assert found.dtype == torch.uint8
+    assert torch.equal(found, tensor((deep >> 8).astype(np.uint8)))
+
+
+@pytest.mark.parametrize('kind', ['mmkd.Pix2Pix', 'mmkd.GANCompression'])
+def test_models_of_pairs_refuse_others(kind, tmp_path):
+    for side in 'AB':
+        for i in range(2):
+            write(tmp_path / side / f'{i}.png', picture(i, 32, 32))
+    dataset = DATASETS.build(
+        dict(
+            type='mmkd.UnpairedPictures',
+            data_root=str(tmp_path),
+            source_folder='A',
+            target_folder='B',
+        )
+    )
+    small = dict(type='mmkd.ResnetGenerator', ngf=4, num_blocks=3)
+    teacher = dict(generator=small, checkpoint=None, allow_random=True)
+    told = dict(teacher=teacher) if kind.endswith('Compression') else {}
+    model = MODELS.build(dict(type=kind, generator=small, **told))
+    optimizers = build_optim_wrapper(model, dict(OPTIMIZERS))
+    batch = pseudo_collate([dataset[0], dataset[1]])
+    with pytest.raises(ValueError, match=f'{kind[5:]} needs pairs, as mmkd.Paired'):
+        model.train_step(batch, optimizers)
+    if told:
+        model = MODELS.build(dict(type=kind, generator=small, paired=False, **told))
+        assert model.train_step(batch, build_optim_wrapper(model, dict(OPTIMIZERS)))
 
 
 def test_a_batch_goes_through_a_model(tmp_path):

@@ -10,6 +10,7 @@ from gan_toy import (
     MOBILE,
     OPTIMIZERS,
     SMALL,
+    SUPER,
     batch,
     compression,
     cyclegan,
@@ -74,6 +75,9 @@ class ToyWrapper(torch.nn.Module):
             ValueError,
             'choices must be eight lists of widths',
         ),
+        (cyclegan(generator=SUPER), ValueError, 'generator must be of one width'),
+        (compression(TEACHER, taps='model.9'), TypeError, 'taps must be a list'),
+        (compression(TEACHER, inherit=None), ValueError, 'inherit must be a list'),
         (cyclegan(generator=3), TypeError, 'generator must be a config, of which'),
         (cyclegan(discriminator=3), TypeError, 'discriminator must be a config'),
     ],
@@ -114,6 +118,18 @@ def test_released_files_have_statistics_and_prefixes(prefix, tmp_path):
     for key, value in state.items():
         assert torch.equal(teacher.state_dict()[key], value)
         assert torch.equal(translator.generator.state_dict()[key], value)
+
+
+def test_released_files_without_dropout(tmp_path):
+    """Of CycleGAN: what follows the dropout has the place before."""
+    state = ResnetGenerator(ngf=4, num_blocks=3).state_dict()
+    theirs = {k.replace('conv_block.6.', 'conv_block.5.'): v for k, v in state.items()}
+    assert set(theirs) != set(state)
+    torch.save(theirs, tmp_path / 'horse2zebra.pth')
+    entry = dict(generator=SMALL, checkpoint=str(tmp_path / 'horse2zebra.pth'))
+    teacher = MODELS.build(compression(entry)).teacher.model
+    for key, value in state.items():
+        assert torch.equal(teacher.state_dict()[key], value)
 
 
 @pytest.mark.parametrize('load', [torch.nn.Module.load_state_dict, load_state_dict])

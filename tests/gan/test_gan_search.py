@@ -102,6 +102,23 @@ def test_times_are_measured_once(tmp_path):
     assert again.front() == first.front()
 
 
+def test_few_are_measured_to_meet_a_small_budget(tmp_path):
+    options = dict(macs=None, milliseconds=17.0, population=20, generations=3)
+    search = evolution(tmp_path, **options)
+    search.run()
+    measured = [c for kind, c in search.journal.known if kind == 'time']
+    assert max(map(sum, search.journal.evaluated())) <= 17
+    assert len(measured) < 20 * search.total
+
+
+def test_a_line_that_was_cut_inside_is_left_out(tmp_path):
+    search = evolution(tmp_path, population=6, generations=1)
+    best = search.run()
+    path = tmp_path / 'a.jsonl'
+    path.write_text(path.read_text().rstrip('\n')[:-1])  # '}' is left of '}}'
+    assert evolution(tmp_path, population=6, generations=1).run() == best
+
+
 def test_the_front_holds_what_nothing_beats(tmp_path):
     search = evolution(tmp_path, population=30, generations=3)
     search.run()

@@ -216,6 +216,21 @@ def test_a_supernet_trains_another_sub_network_in_every_step(tmp_path):
     assert all(conv.active is None for conv in model.adapters.convs)
 
 
+def test_a_supernet_without_a_teacher_is_narrowed_too():
+    model = MODELS.build(pix2pix(generator=SUPER))
+    seen = []
+    model.generator.register_forward_hook(
+        lambda g, *_: seen.append(tuple(vars(g.widths).values()))
+    )
+    optimizers = build_optim_wrapper(model, dict(OPTIMIZERS))
+    for _ in range(4):
+        model.train_step(batch(), optimizers)
+    assert len({str(widths) for widths in seen}) > 1
+    again = MODELS.build(pix2pix(generator=SUPER))
+    again.set_rank_state(model.rank_state())
+    assert again.draws == 4
+
+
 def test_released_weights_of_a_generator_alone(tmp_path):
     torch.manual_seed(1)
     generator = MODELS.build(SMALL)

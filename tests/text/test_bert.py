@@ -137,7 +137,6 @@ def test_weights_are_float32_whatever_the_file_has(bert, tmp_path):
 
 
 def bert_file(folder, name):
-    from pathlib import Path
 
     return Path(folder) / name
 
