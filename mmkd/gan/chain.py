@@ -180,7 +180,9 @@ class Chain:
         if not self.finetunes:
             return Trained(found.config, found.weights)
         cfg = Config.fromfile(found.config)
-        return self._trained('finetune', cfg, watch, _digest(found.weights))
+        # Another budget finds other widths, and what was trained before stays.
+        name = f'finetune_{"-".join(map(str, found.best))}'
+        return self._trained(name, cfg, watch, _digest(found.weights))
 
     def _trained(
         self, name: str, cfg: Config, watch: Watch, about: str = ''

@@ -21,7 +21,9 @@ class Cost:
     """Of one picture.
 
     Args:
-        gmacs: Multiply-adds of the convolutions, in billions.
+        gmacs: Multiply-adds as the paper's authors count them, in billions: of the
+            convolutions, those with the zeros of transposed ones included, and one for
+            each output of a normalisation.
         parameters: Number of weights.
         milliseconds: Median time of a pass, where it was measured.
     """
