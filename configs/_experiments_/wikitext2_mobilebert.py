@@ -9,8 +9,11 @@ note = (
     'tokens of texts that were held out, and so are the squared differences of the '
     'normalised features of every layer. The student alone learned to guess masked '
     'words, at a third of the learning rate, beyond which it diverged, and has nothing '
-    'of the teacher. Times of the first two rows are too long: the machine did more '
-    'else meanwhile.'
+    "of the teacher. The others begin with the teacher's embeddings: before the first "
+    'step (--cfg-options train_cfg.max_iters=1 train_cfg.val_interval=1 '
+    'model.schedule=joint optim_wrapper.optimizer.lr=0) the accuracy is 0.893 ± 0.002 '
+    'already, which none of them keeps, and the cosine 0.315 ± 0.001. Times of the '
+    'first two rows are too long: the machine did more else meanwhile.'
 )
 task = 'text'
 teacher = 'configs/mobilebert/minilm_wikitext2.py'
