@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from .searching import Found
 from .sub_networks import Validation
 from .teacher import build_gan_teacher
 from .translator import Translator
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _REPEATS = 20
 _PICTURES = 6
@@ -121,8 +124,6 @@ def draw(models: Mapping[str, Any], validation: Validation, path: Path) -> Path:
         validation: With the pictures.
         path: PNG file to write.
     """
-    from matplotlib.figure import Figure
-
     rows = []
     for batch in validation.batches:
         made = {name: model.eval().val_step(batch) for name, model in models.items()}
@@ -135,24 +136,34 @@ def draw(models: Mapping[str, Any], validation: Validation, path: Path) -> Path:
         if len(rows) >= _PICTURES:
             break
     rows = rows[:_PICTURES]
-    figure = Figure(
-        figsize=(1.9 * len(rows[0]), 1.95 * len(rows)), layout='constrained'
-    )
-    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
-    for axes, row in zip(grid, rows):
-        for axis, (name, picture) in zip(axes, row.items()):
-            axis.imshow(shown(picture))
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if axes is grid[0]:
-                axis.set_title(name, fontsize=9)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format='png', facecolor='white')
+        figure_of(rows).savefig(temporary, dpi=110, format='png', facecolor='white')
     return path
 
 
+def figure_of(rows: Sequence[Mapping[str, Tensor]]) -> Figure:
+    """Pictures in a grid, the names of the columns above the first row.
+
+    Args:
+        rows: Each name -> picture (C, H, W) from -1 to 1.
+    """
+    from matplotlib.figure import Figure
+
+    size = 1.9 * len(rows[0]), 1.95 * len(rows)
+    figure = Figure(figsize=size, layout='constrained')
+    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    for axis, name in zip(grid[0], rows[0]):
+        axis.set_title(name, fontsize=9)
+    for axes, row in zip(grid, rows):
+        for axis, picture in zip(axes, row.values()):
+            axis.imshow(shown(picture))
+            axis.set_xticks([])
+            axis.set_yticks([])
+    return figure
+
+
 def shown(picture: Tensor) -> np.ndarray:
-    """A picture as matplotlib shows it, (H, W, 3) or (H, W).
+    """A picture as matplotlib shows it, (H, W, 3), or (H, W) with numbers of classes.
 
     Args:
         picture: (C, H, W) from -1 to 1; of other than 1 or 3 channels, planes of
@@ -161,8 +172,7 @@ def shown(picture: Tensor) -> np.ndarray:
     x = picture.detach().float().cpu()
     if len(x) not in (1, 3):
         return x.argmax(0).numpy()
-    made = ((x.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
-    return made[..., 0] if made.shape[-1] == 1 else made
+    return ((x.expand(3, -1, -1).clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
 
 
 def translator_of(trained: Trained) -> Translator:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from gan_toy import OPTIMIZERS, SUPER, pix2pix
@@ -12,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from mmkd.gan.chain import Chain, Stage
+from mmkd.gan.chain_report import figure_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -230,3 +232,16 @@ def test_only_supernets_are_compressed(configs, tmp_path):
     cfg = told(configs, **{'model.generator.type': 'mmkd.MobileResnetGenerator'})
     with pytest.raises(ValueError, match='whose generator is a mmkd.SuperMobile'):
         Chain(cfg, tmp_path, [])
+
+
+def test_every_column_of_the_picture_has_a_name():
+    edges, made = torch.full((1, 8, 8), -1.0), torch.zeros(3, 8, 8)
+    planes = torch.eye(8)[:, None].expand(8, 8, 8)
+    rows = [dict(source=edges, teacher=made, target=planes)] * 2
+    axes = figure_of(rows).axes
+    assert [a.get_title() for a in axes] == ['source', 'teacher', 'target', *[''] * 3]
+    black, gray, classes = (a.images[0].get_array() for a in axes[:3])
+    assert black.shape == gray.shape == (8, 8, 3)
+    assert black.max() == 0
+    assert np.allclose(gray, 0.5)
+    assert classes.tolist() == [list(range(8))] * 8
