@@ -33,6 +33,24 @@ def is_gan(cfg: Config) -> bool:
     return type_name(cfg.get('model') or {}) in _GANS
 
 
+def refuse_gan(cfg: Config, tool: str) -> None:
+    """Insist that a config is of no GAN.
+
+    Args:
+        cfg: The config.
+        tool: What is for students with a distiller alone.
+
+    Raises:
+        ValueError: If it is of one.
+    """
+    if is_gan(cfg):
+        raise ValueError(
+            f'{tool} is for students with a distiller; for a GAN there are '
+            'tools/train.py, which tells what is wrong with it when it is built and at '
+            'its first step, tools/gan_search.py and tools/gan_compress.py'
+        )
+
+
 def model_scope(cfg: Config) -> str:
     """Registry scope that the model of a config belongs to."""
     model = cfg.model.student if is_distilled(cfg) else cfg.model

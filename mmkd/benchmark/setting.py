@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from ..config import is_augmented, is_distilled, model_scope, own_kind, teacher_options
+from ..config_kind import refuse_gan
 from ..preflight.check import HOW_TO_NAME_A_TEACHER
 from ..preflight.networks import input_size
 from ..teacher_group import is_group
@@ -139,8 +140,9 @@ def setting_of(
         others: Of :class:`Setting`.
 
     Raises:
-        ValueError: If the config tells no size and none is given.
+        ValueError: If the config tells no size and none is given, or is of a GAN.
     """
+    refuse_gan(cfg, 'tools/benchmark.py')
     size = tuple(image_size) if image_size else input_size(cfg)
     if data:
         size = None  # whatever the pipelines make of them

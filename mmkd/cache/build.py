@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..batch import Batch
 from ..config import is_distilled, own_kind, teacher_options
+from ..config_kind import refuse_gan
 from ..dry_run import dry_run
 from ..fileio import file_digest
 from ..losses.base import levels
@@ -229,6 +230,7 @@ def json_text(value: Any) -> str:
 
 def _with_live_teacher(cfg: Config) -> Config:
     cfg = copy.deepcopy(cfg)
+    refuse_gan(cfg, 'tools/cache_teacher.py')
     if not is_distilled(cfg):
         raise ValueError(
             'a cache needs a distillation config, or --method and --teacher: the '

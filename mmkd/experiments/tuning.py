@@ -15,6 +15,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..config import is_distilled
+from ..config_kind import refuse_gan
 from ..fileio import replacing
 from ..preflight.teacher_metric import main_metric
 from ..registry import MODELS
@@ -62,6 +63,7 @@ class Search:
     weights: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
+        refuse_gan(self.cfg, 'tools/tune.py')
         if not is_distilled(self.cfg):
             raise ValueError('the config names no teacher, so there are no weights')
         if self.length < 1:

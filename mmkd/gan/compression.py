@@ -23,6 +23,7 @@ from .translation import (
     Losses,
     TranslationModel,
     build,
+    check_factors,
     check_judge,
     frozen,
     unwrapped,
@@ -106,6 +107,11 @@ class GANCompression(TranslationModel):
         init_cfg: Any = None,
     ) -> None:
         super().__init__(gan_mode, data_preprocessor, init_cfg)
+        check_factors(
+            lambda_gan=lambda_gan,
+            lambda_recon=lambda_recon,
+            lambda_distill=lambda_distill,
+        )
         self.generator = build(generator, 'generator')
         self.teacher, judge = build_gan_teacher(teacher)
         self._check_pair()

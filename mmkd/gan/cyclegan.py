@@ -13,7 +13,7 @@ from ..losses.gan import discriminator_loss, generator_loss
 from ..registry import MODELS
 from .pool import PicturePool
 from .supernet import SuperMobileResnetGenerator
-from .translation import Losses, TranslationModel, build, frozen
+from .translation import Losses, TranslationModel, build, check_factors, frozen
 
 
 @MODELS.register_module()
@@ -46,8 +46,8 @@ class CycleGAN(TranslationModel):
 
     Raises:
         TypeError: If a network is no config.
-        ValueError: If there is no such ``gan_mode``, or the identity is asked for of
-            other channels.
+        ValueError: If there is no such ``gan_mode``, a factor is negative, or the
+            identity is asked for of other channels.
     """
 
     paired = False
@@ -65,6 +65,11 @@ class CycleGAN(TranslationModel):
         init_cfg: Any = None,
     ) -> None:
         super().__init__(gan_mode, data_preprocessor, init_cfg)
+        check_factors(
+            lambda_gan=lambda_gan,
+            lambda_cycle=lambda_cycle,
+            lambda_identity=lambda_identity,
+        )
         named = dict(generator=generator, discriminator=discriminator or {})
         for name, cfg in named.items():
             if not isinstance(cfg, Mapping):

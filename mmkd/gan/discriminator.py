@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .layers import InstanceNorm, init_normal
+from .layers import InstanceNorm, check_positive, init_normal
 
 
 @MODELS.register_module()
@@ -26,7 +26,7 @@ class PatchDiscriminator(nn.Module):
         num_layers: Layers of stride 2.
 
     Raises:
-        ValueError: If there is no layer.
+        ValueError: If a number is not positive.
 
     Example:
         >>> import torch
@@ -36,8 +36,7 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, in_channels: int, ndf: int = 128, num_layers: int = 3) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f'num_layers must be at least 1 but is {num_layers}')
+        check_positive(in_channels=in_channels, ndf=ndf, num_layers=num_layers)
         self.in_channels = in_channels
         self.num_layers = num_layers
         self.smallest = 3 * 2**num_layers

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .layers import InstanceNorm, SeparableConv2d, init_normal
+from .layers import InstanceNorm, SeparableConv2d, check_positive, init_normal
 from .widths import Widths, expanded, macs
 
 #: How much smaller the trunk is: sides of pictures are multiples of it.
@@ -100,8 +100,9 @@ class ResnetGenerator(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if num_blocks < 1:
-            raise ValueError(f'num_blocks must be at least 1 but is {num_blocks}')
+        check_positive(
+            in_channels=in_channels, out_channels=out_channels, num_blocks=num_blocks
+        )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.num_blocks = num_blocks
@@ -154,18 +155,19 @@ class ResnetGenerator(nn.Module):
         """A picture of a picture.
 
         Args:
-            x: (N, C, H, W), from -1 to 1, sides multiples of 4.
+            x: (N, C, H, W), from -1 to 1, sides multiples of 4 and at least 8.
 
         Returns:
             (N, C', H, W), from -1 to 1.
 
         Raises:
-            ValueError: If a side is not a multiple of 4.
+            ValueError: If a side is another.
         """
-        if x.shape[-2] % STRIDE or x.shape[-1] % STRIDE:
+        if any(side % STRIDE or side < 2 * STRIDE for side in x.shape[-2:]):
             raise ValueError(
                 f'sides of pictures must be multiples of {STRIDE}, or what comes out '
-                f'has another size, but are {tuple(x.shape[-2:])}'
+                f'has another size, and at least {2 * STRIDE}, for the padding of the '
+                f'trunk, but are {tuple(x.shape[-2:])}'
             )
         return self.model(x)
 

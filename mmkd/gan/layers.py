@@ -36,6 +36,20 @@ class SeparableConv2d(nn.Module):
         return self.conv(x)
 
 
+def check_positive(**numbers: int) -> None:
+    """Insist on positive whole numbers.
+
+    Args:
+        numbers: They, by the name of the argument.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, number in numbers.items():
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f'{name} must be a positive whole number but is {number}')
+
+
 def init_normal(model: nn.Module, std: float = 0.02) -> None:
     """Draw the weights of all convolutions anew, as CycleGAN does; biases are 0.
 

@@ -24,7 +24,7 @@ class GANOptimWrapperConstructor:
         paramwise_cfg: Refused; it belongs into either.
 
     Raises:
-        ValueError: If it is not those two.
+        ValueError: If it is not those two, or a model has no discriminator.
 
     Example:
         >>> from torch.nn import Linear, ModuleDict
@@ -57,6 +57,11 @@ class GANOptimWrapperConstructor:
             if next(child.parameters(), None) is not None:
                 judges = name.startswith('discriminator')
                 children[_NAMES[judges]][name] = child
+        if not children['discriminator']:
+            raise ValueError(
+                f'a {type(whole).__name__} has no discriminator to train against: '
+                'train a mmkd.Pix2Pix, a mmkd.CycleGAN or a mmkd.GANCompression'
+            )
         return OptimWrapperDict(
             **{
                 name: build_optim_wrapper(nn.ModuleDict(children[name]), dict(cfg))

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from ..losses.gan import discriminator_loss, generator_loss
 from ..registry import MODELS
-from .translation import Losses, TranslationModel, build, check_judge, frozen
+from .translation import (
+    Losses,
+    TranslationModel,
+    build,
+    check_factors,
+    check_judge,
+    frozen,
+)
 
 
 @MODELS.register_module()
@@ -36,7 +43,7 @@ class Pix2Pix(TranslationModel):
 
     Raises:
         TypeError: If a network is neither a config nor a network.
-        ValueError: If there is no such ``gan_mode``.
+        ValueError: If there is no such ``gan_mode``, or a factor is negative.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class Pix2Pix(TranslationModel):
         init_cfg: Any = None,
     ) -> None:
         super().__init__(gan_mode, data_preprocessor, init_cfg)
+        check_factors(lambda_gan=lambda_gan, lambda_recon=lambda_recon)
         self.generator = build(generator, 'generator')
         channels = self.generator.in_channels + self.generator.out_channels
         default = dict(type='mmkd.PatchDiscriminator', in_channels=channels)

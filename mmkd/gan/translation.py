@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -231,6 +232,21 @@ def frozen(*modules: nn.Module) -> Iterator[list[Any]]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+def check_factors(**factors: float) -> None:
+    """Insist on factors of losses that losses can have.
+
+    Args:
+        factors: They, by the name of the argument.
+
+    Raises:
+        ValueError: If one is no number, negative or not finite.
+    """
+    for name, factor in factors.items():
+        is_number = isinstance(factor, (int, float)) and not isinstance(factor, bool)
+        if not is_number or not 0 <= factor < math.inf:
+            raise ValueError(f'{name} must be a number of at least 0 but is {factor!r}')
 
 
 def check_judge(judge: Any, channels: int, seen: str) -> None:

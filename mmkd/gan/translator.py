@@ -6,7 +6,7 @@ from typing import Any
 
 from ..registry import MODELS
 from .teacher import released
-from .translation import TranslationModel, build
+from .translation import Losses, TranslationModel, build
 
 
 @MODELS.register_module()
@@ -38,6 +38,17 @@ class Translator(TranslationModel):
     ) -> None:
         super().__init__('hinge', data_preprocessor, init_cfg)
         self.generator = build(generator, 'generator')
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> Losses:
+        """Refused: nothing judges what it makes.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            'a mmkd.Translator is a generator that was trained before; to train one '
+            'take a mmkd.Pix2Pix, a mmkd.CycleGAN or a mmkd.GANCompression'
+        )
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any

@@ -15,7 +15,8 @@ from mmengine.config import Config
 from rich.console import Console
 
 from ..cache.cached_teacher import CachedTeacher
-from ..config import is_distilled, is_gan
+from ..config import is_distilled
+from ..config_kind import refuse_gan
 from ..data_check import check_class_count, check_labels, classes_of
 from ..rng import preserved_rng
 from .cost import MEMORY_STEPS, cost_table, measure_cost
@@ -82,11 +83,7 @@ def check(
     Raises:
         ValueError: If the config has no teacher, or is of a GAN.
     """
-    if is_gan(cfg):
-        raise ValueError(
-            'tools/check.py is for students with a distiller; of a GAN all that can be '
-            'wrong is told when tools/train.py builds it, and by its first step'
-        )
+    refuse_gan(cfg, 'tools/check.py')
     if not is_distilled(cfg):
         raise ValueError(HOW_TO_NAME_A_TEACHER)
     report = console or standard_output()

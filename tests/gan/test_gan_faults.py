@@ -75,6 +75,26 @@ class ToyWrapper(torch.nn.Module):
             ValueError,
             'choices must be eight lists of widths',
         ),
+        *(
+            (
+                {**pix2pix(), name: value},
+                ValueError,
+                f'{name} must be a number of at least 0 but is {value}',
+            )
+            for name in ('lambda_gan', 'lambda_recon')
+            for value in (-1, float('nan'), float('inf'), None)
+        ),
+        (compression(TEACHER, lambda_distill=-1), ValueError, 'lambda_distill must be'),
+        (cyclegan(lambda_cycle=-1), ValueError, 'lambda_cycle must be a number'),
+        *(
+            (
+                pix2pix(generator=dict(SMALL, **{name: 0})),
+                ValueError,
+                f'{name} must be a positive whole number but is 0',
+            )
+            for name in ('in_channels', 'out_channels', 'num_blocks')
+        ),
+        (dict(JUDGE, in_channels=6, ndf=0), ValueError, 'ndf must be a positive'),
         (cyclegan(generator=SUPER), ValueError, 'generator must be of one width'),
         (compression(TEACHER, taps='model.9'), TypeError, 'taps must be a list'),
         (compression(TEACHER, inherit=None), ValueError, 'inherit must be a list'),
@@ -92,6 +112,22 @@ def test_without_pairs_the_judge_is_narrower():
     assert model.discriminator.model[0].weight.shape == (64, 3, 4, 4)
     model = MODELS.build(compression(TEACHER))
     assert model.discriminator.model[0].weight.shape == (128, 6, 4, 4)
+
+
+def test_a_generator_alone_is_not_trained():
+    translator = MODELS.build(dict(type='mmkd.Translator', generator=SMALL))
+    with pytest.raises(ValueError, match='a Translator has no discriminator'):
+        build_optim_wrapper(translator, dict(OPTIMIZERS))
+    with pytest.raises(TypeError, match='a generator that was trained before'):
+        translator.train_step(batch(), None)
+
+
+@pytest.mark.parametrize('side', [4, 10])
+def test_pictures_that_a_generator_cannot_take(side):
+    generator = MODELS.build(SMALL)
+    with pytest.raises(ValueError, match='multiples of 4, .* and at least 8'):
+        generator(torch.zeros(1, 3, side, 8))
+    assert generator(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 8, 8)
 
 
 def test_a_picture_without_a_target():

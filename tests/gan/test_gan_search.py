@@ -10,6 +10,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
+from mmkd.benchmark.setting import setting_of
+from mmkd.cache.build import CacheBuilder
+from mmkd.experiments.tuning import Search as TermSearch
 from mmkd.export import export_student
 from mmkd.gan.search import Evolution, Journal, Settings
 from mmkd.gan.searching import search, settings_of
@@ -329,6 +332,14 @@ def test_a_budget_told_replaces_the_configs(run):
     assert (settings.macs, settings.milliseconds) == (None, 3.0)
 
 
-def test_a_gan_has_nothing_for_the_check(run):
-    with pytest.raises(ValueError, match='of a GAN all that can be wrong is told'):
-        check(run[0])
+def test_tools_for_distillers_say_that_they_are_not_for_gans(run, tmp_path):
+    cfg = run[0]
+    for tool, use in {
+        'check': check,
+        'benchmark': lambda cfg: setting_of(cfg, 'x'),
+        'cache_teacher': lambda cfg: CacheBuilder(cfg, str(tmp_path / 'cache')),
+        'tune': lambda cfg: TermSearch([], cfg, tmp_path / 'tune', length=1),
+    }.items():
+        with pytest.raises(ValueError, match=f'tools/{tool}.py is for students'):
+            use(cfg)
+    assert not list(tmp_path.iterdir())
