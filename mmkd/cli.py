@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import sys
 import traceback
 from argparse import ArgumentError, ArgumentParser
@@ -19,6 +20,7 @@ from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner
 
 from .config import method_names, model_scope
+from .config_kind import is_gan
 from .data_check import check_class_count, check_labels, classes_of
 from .host_errors import explained
 from .problems import problems_of
@@ -31,6 +33,7 @@ _SCRIPTS = Path(sys.path[0] or '.') if sys.path else Path()
 if all((_SCRIPTS / name).is_file() for name in ('coverage.py', 'reproduce.py')):
     del sys.path[0]
 
+_PACKAGE = Path(__file__).parent
 #: Launcher -> what it sets in the environment, and how it is used.
 _LAUNCHERS = dict(
     pytorch=('RANK', 'torchrun: torchrun --nproc_per_node=<GPUs>'),
@@ -119,9 +122,17 @@ def one_sentence_errors() -> Iterator[SetUp]:
 
 def _is_ours(error: Exception) -> bool:
     """Whether mmkd raised it on purpose."""
+    if not isinstance(error, ValueError):
+        return False
+    if _of_a_worker(str(error)):  # raised again here, with that traceback as text
+        files = re.findall(r'^  File "(.+)", line \d+', str(error), re.MULTILINE)
+        return bool(files) and _PACKAGE in Path(files[-1]).parents
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    module = frame.f_globals.get('__name__', '')
-    return isinstance(error, ValueError) and module.startswith('mmkd.')
+    return str(frame.f_globals.get('__name__', '')).startswith('mmkd.')
+
+
+def _of_a_worker(text: str) -> bool:
+    return text.startswith('Caught ') and 'DataLoader worker' in text
 
 
 def sentence(error: BaseException) -> str:
@@ -140,7 +151,7 @@ def sentence(error: BaseException) -> str:
     elif isinstance(error, OSError) and error.filename and error.strerror:
         text = f'{error.strerror}: {error.filename}'
     text = str(text).strip()
-    if text.startswith('Caught ') and 'DataLoader worker' in text:
+    if _of_a_worker(text):
         text = text.splitlines()[-1]  # the rest is the worker's traceback
     return ' '.join(text.split())
 
@@ -238,6 +249,12 @@ def build_runner(
 def _check_optimizer(cfg: Config) -> None:
     # mmengine's own error for an unknown one does not name it.
     told = cfg.get('optim_wrapper') or {}
+    if is_gan(cfg) and told and 'constructor' not in told:
+        raise ValueError(
+            'a GAN needs an optimizer for the generator and one for the discriminator: '
+            "optim_wrapper=dict(constructor='mmkd.GANOptimWrapperConstructor', "
+            f'generator=..., discriminator=...), but optim_wrapper has {sorted(told)}'
+        )
     of_networks = {
         f'optim_wrapper.{name}': part
         for name, part in told.items()

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.registry import MODELS
-from mmengine.runner import Runner
 
 from ..compat.checkpoint import load_file
 from ..config import load_config
@@ -20,9 +20,10 @@ from ..experiments.process import run_training
 from ..fileio import file_digest, replacing
 from ..overrides import merge_options
 from ..teacher_loading import state_dict_of
-from .search import Settings, check_budget
-from .searching import Found, search, settings_of
-from .widths import Widths, macs
+from .searching import OF_SPEED, Found, search, settings_of
+from .settings import Settings, check_budget, check_metric
+from .sub_networks import Validation
+from .translator import Translator
 
 Tell = Callable[[int, int, str], Any]
 Watch = Callable[[str], Any]
@@ -31,8 +32,6 @@ Watch = Callable[[str], Any]
 _INDECISIVE = ('work_dir', 'load_from', 'resume', 'log_level', 'filename', 'launcher')
 #: What of a config says how a network is judged, searched and trained further.
 _AFTERWARDS = ('val', 'test', 'search', 'finetune', 'visualizer', 'vis_backends')
-#: What of a loader only says how fast it is.
-_OF_SPEED = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Chain:
         cfg: Config of the supernet: a ``mmkd.GANCompression`` whose ``teacher`` has a
             ``config``, which is trained if its ``checkpoint`` is not there.
             ``search`` says
-            how sub-networks are chosen (:class:`~mmkd.gan.search.Settings`);
+            how sub-networks are chosen (:class:`~mmkd.gan.settings.Settings`);
             ``finetune`` has overrides by dotted key for the training of the chosen
             one, and is ``None`` where that is left out.
         work_dir: Where all is kept.
@@ -91,19 +90,23 @@ class Chain:
         self.settings: Settings = settings_of(cfg)
         self._train = list(train)
         self._teacher_options = dict(teacher_options or {})
-        self._check_budget()
+        if not (work_dir / 'supernet').is_dir():
+            self._rehearse()
 
-    def _check_budget(self) -> None:
-        """Tell of a budget that nothing fits in before anything is trained."""
-        if self.settings.macs is None or not self.cfg.get('val_dataloader'):
-            return
-        g: Any = MODELS.build(self.cfg.model.generator)
-        picture = Runner.build_dataloader(self.cfg.val_dataloader).dataset[0]
-        size = tuple(picture['inputs']['source'].shape[-2:])
-        least = tuple(min(part) for part in g.choices)
-        widths = Widths.of(least, g.num_blocks)
-        cost = macs(widths, size, g.in_channels, g.out_channels)
-        check_budget(least, cost, self.settings)
+    def _rehearse(self) -> None:
+        """Judge the narrowest sub-network as it is, before anything is trained.
+
+        A budget that nothing fits in, a metric that is not evaluated and features that
+        cannot be downloaded are told now and not after days.
+        """
+        supernet: Any = MODELS.build(self.cfg.model.generator)
+        least = tuple(min(part) for part in supernet.choices)
+        translator = Translator(supernet.extracted(least))
+        validation = Validation(self.cfg)
+        if self.settings.macs is not None:
+            cost = translator.generator.macs(validation.size)
+            check_budget(least, cost, self.settings)
+        check_metric(validation.metrics(translator.to(get_device())), self.settings)
 
     @property
     def trains_teacher(self) -> bool:
@@ -236,7 +239,7 @@ class Stage:
             if k not in _INDECISIVE and not k.startswith(_AFTERWARDS)
         }
         loader = told.get('train_dataloader') or {}
-        kept = {k: v for k, v in loader.items() if k not in _OF_SPEED}
+        kept = {k: v for k, v in loader.items() if k not in OF_SPEED}
         told['train_dataloader'] = kept
         text = json.dumps([told, about], sort_keys=True, default=str)
         self.mark = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -196,6 +196,12 @@ class GANCompression(TranslationModel):
         if isinstance(given, str):
             raise TypeError(f'taps must be a list of paths but is {given!r}')
         pairs = given if isinstance(given, Mapping) else {path: path for path in given}
+        paths = [*pairs, *pairs.values()]
+        if not paths or not all(isinstance(path, str) and path for path in paths):
+            raise ValueError(
+                'taps must be paths of sub-modules, one at least, or lambda_distill '
+                f'must be 0, but taps are {given}'
+            )
         for own, theirs in pairs.items():
             resolve(self.generator, own)
             resolve(teacher, theirs)

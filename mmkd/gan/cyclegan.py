@@ -98,7 +98,7 @@ class CycleGAN(TranslationModel):
         self.lambda_cycle = lambda_cycle
         self.lambda_identity = lambda_identity
         self.pool = PicturePool(pool_size)
-        self.pool_back = PicturePool(pool_size)
+        self.pool_back = PicturePool(pool_size, 1)
 
     def steps(self, inputs: Mapping[str, Tensor], optimizers: Any) -> Losses:
         """The generators' step, and then the discriminators'."""

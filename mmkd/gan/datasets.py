@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
-from mmengine.fileio import list_dir_or_file
+from mmengine.fileio import join_path, list_dir_or_file
 
 from ..registry import DATASETS
 
@@ -170,9 +170,9 @@ def pictures_in(folder: str) -> dict[str, str]:
                 f'pictures of {folder} must have names of their own, but {name} and '
                 f'{Path(found[stem]).name} differ in their ending alone'
             )
-        found[stem] = str(Path(folder) / name)
+        found[stem] = join_path(folder, name)
     return found
 
 
 def _below(root: str | None, folder: str | None) -> str:
-    return str(Path(root or '') / (folder or ''))
+    return join_path(root, folder) if root and folder else root or folder or '.'

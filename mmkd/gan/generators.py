@@ -101,7 +101,10 @@ class ResnetGenerator(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(
-            in_channels=in_channels, out_channels=out_channels, num_blocks=num_blocks
+            in_channels=in_channels,
+            out_channels=out_channels,
+            ngf=ngf,
+            num_blocks=num_blocks,
         )
         self.in_channels = in_channels
         self.out_channels = out_channels

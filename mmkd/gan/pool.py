@@ -26,6 +26,10 @@ class PicturePool(nn.Module):
 
     Args:
         size: Pictures that are kept; 0 hands out what comes in.
+        number: Of the pool in its model: each has draws of its own.
+
+    Raises:
+        ValueError: If the size is no whole number, or negative.
 
     Example:
         >>> pool = PicturePool(2)
@@ -34,11 +38,14 @@ class PicturePool(nn.Module):
         ([0.0, 1.0], True)
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, number: int = 0) -> None:
         super().__init__()
-        if size < 0:
-            raise ValueError(f'pool_size must be at least 0 but is {size}')
+        if not isinstance(size, int) or size < 0:
+            raise ValueError(
+                f'pool_size must be a whole number of at least 0 but is {size!r}'
+            )
         self.size = size
+        self.number = number
         self.seed: int | None = None
         self.draws = 0
         self.pictures: list[Tensor] = []
@@ -55,7 +62,8 @@ class PicturePool(nn.Module):
                 self.pictures.append(picture.clone())
                 out.append(picture)
                 continue
-            generator = np.random.default_rng([self.seed, get_rank(), self.draws])
+            drawn_by = [self.seed, get_rank(), self.draws, self.number]
+            generator = np.random.default_rng(drawn_by)
             self.draws += 1
             place = int(generator.integers(2 * self.size))
             if place < self.size:

@@ -14,9 +14,13 @@ import torch
 from mmengine.config import Config
 
 from ..fileio import file_digest, replacing
-from .search import Channels, Evolution, Journal, Settings
+from .search import Evolution, Journal
+from .settings import Channels, Settings
 from .slicing import write_finetuning
 from .sub_networks import SubNetworks, read_run
+
+#: What of a loader only says how fast it is.
+OF_SPEED = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def search(
     Args:
         cfg: Config of the supernet's run.
         checkpoint: Its checkpoint.
-        settings: See :class:`~mmkd.gan.search.Settings`.
+        settings: See :class:`~mmkd.gan.settings.Settings`.
         folder: Gets ``search.jsonl``, by which a search goes on, ``search.png``,
             ``best.pth`` and ``finetune.py``.
         tell: Called with the number of looks, that of all, and the best so far.
@@ -94,12 +98,14 @@ def search(
     contents = read_run(cfg, checkpoint, trust)
     nets = SubNetworks(cfg, contents, str(checkpoint))
     by_time = settings.milliseconds is not None
+    of_speed = (*OF_SPEED, 'batch_size')
+    pictures = {k: v for k, v in cfg.val_dataloader.items() if k not in of_speed}
     about = dict(
         weights=file_digest(checkpoint),
         choices=nets.supernet.choices,
         pictures=nets.validation.pictures,
         size=nets.validation.size,
-        judged=_mark(cfg.val_dataloader, cfg.val_evaluator),
+        judged=_mark(pictures, cfg.val_evaluator),
         **(dict(device=_machine()) if by_time else {}),
     )
     evolution = Evolution(

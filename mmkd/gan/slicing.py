@@ -146,6 +146,9 @@ def write_finetuning(
     inherit = further.model.get('inherit', ('discriminator',))
     further.model.inherit = [name for name in inherit if name != 'generator']
     further.load_from = str(weights.resolve())
+    # One for each choice of widths, and for each config.
+    name = f'finetune_{"-".join(map(str, channels))}'
+    further.work_dir = str(folder.resolve() / name)
     further.merge_from_dict(options)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(weights) as temporary:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..registry import MODELS
 from ..rng import preserved_rng
 from .generators import MobileResnetGenerator
+from .layers import check_positive
 from .widths import PARTS, Widths, expanded
 
 #: Of ``ngf``: for 64 the authors' 64, 48, 32, 24 and 16.
@@ -67,6 +68,7 @@ class SuperMobileResnetGenerator(MobileResnetGenerator):
         dropout: float = 0.0,
     ) -> None:
         if choices is None:
+            check_positive(ngf=ngf)
             own = sorted({round(ngf * factor) for factor in FACTORS} - {0})
             choices = [own] * 8
         lists = all(isinstance(part, (list, tuple)) and part for part in choices)

@@ -14,6 +14,9 @@ from ..teacher import Teacher
 from ..teacher_loading import load_strictly, load_teacher, local_path, state_dict_of
 from .discriminator import PatchDiscriminator
 
+#: What is told of a teacher that a run trained.
+_OF_A_RUN = {'config', 'checkpoint', 'trust', 'allow_random', 'allow_missing'}
+
 
 def build_gan_teacher(entry: Any) -> tuple[Teacher, nn.Module | None]:
     """The generator that an entry names, and what judged it.
@@ -40,7 +43,13 @@ def build_gan_teacher(entry: Any) -> tuple[Teacher, nn.Module | None]:
         )
     entry = dict(entry)
     if 'generator' not in entry:
-        model, source, device, is_random, _ = load_teacher(entry, 'mmkd')
+        unknown = sorted(set(entry) - _OF_A_RUN)
+        if unknown:
+            raise ValueError(
+                f'teacher of a GAN must have {sorted(_OF_A_RUN)} alone but has '
+                f'{unknown}, too'
+            )
+        model, source, _, is_random, _ = load_teacher(entry, 'mmkd')
         generator: Any = model._modules.get('generator')
         if generator is None:
             raise ValueError(
@@ -48,7 +57,7 @@ def build_gan_teacher(entry: Any) -> tuple[Teacher, nn.Module | None]:
                 f'mmkd.Pix2Pix, but is a {type(model).__name__}'
             )
         judge = None if is_random else _judge(model.cfg, entry)
-        return Teacher(generator, source, device, is_random), judge
+        return Teacher(generator, source, is_random=is_random), judge
     allowed = {'generator', 'checkpoint', 'trust', 'allow_random'}
     unknown = sorted(set(entry) - allowed)
     checkpoint = entry.get('checkpoint')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,12 +40,15 @@ class LoadPictures:
                 half of the file each is, if they are in one.
 
         Raises:
-            ValueError: If a file is no picture, or cannot be halved.
+            ValueError: If a file is no picture, or cannot be halved, or if pictures
+                of a pair have two sizes.
         """
         halves = results.get('halves')
         if halves is None:
             for side in SIDES:
                 results[side] = read(results[f'{side}_path'], self.channels)
+            if results.get('paired'):  # before a transform makes them alike
+                check_sizes(results)
             return results
         whole = read(results['source_path'], self.channels)
         if whole.shape[-1] % 2:
@@ -144,11 +148,8 @@ class PackPictures:
                 'must come before mmkd.PackPictures'
             )
         source, target = (results[side] for side in SIDES)
-        if results['paired'] and source.shape[1:] != target.shape[1:]:
-            raise ValueError(
-                f'pictures of a pair must have one size, but {name} has '
-                f'{tuple(source.shape[1:])} and {tuple(target.shape[1:])}'
-            )
+        if results['paired']:
+            check_sizes(results)
         for picture in (source, target):
             if picture.shape[1] % 4 or picture.shape[2] % 4:
                 raise ValueError(
@@ -160,6 +161,23 @@ class PackPictures:
         if 'labels' in results:
             told['labels'] = results['labels'][0]
         return dict(inputs=dict(source=source, target=target), data_samples=told)
+
+
+def check_sizes(results: Mapping[str, Any]) -> None:
+    """Insist that both pictures of a pair have one size.
+
+    Args:
+        results: With ``name``, ``source`` and ``target``, (C, H, W).
+
+    Raises:
+        ValueError: If they have two.
+    """
+    source, target = (tuple(results[side].shape[1:]) for side in SIDES)
+    if source != target:
+        raise ValueError(
+            f'pictures of a pair must have one size, but {results["name"]} has '
+            f'{source} and {target}'
+        )
 
 
 def read(path: str, channels: int) -> Tensor:
@@ -175,12 +193,15 @@ def read(path: str, channels: int) -> Tensor:
     """
     from torchvision.io import ImageReadMode, decode_image
 
-    contents = torch.frombuffer(bytearray(get(path)), dtype=torch.uint8)
+    contents = bytearray(get(path))
+    if not contents:
+        raise ValueError(f'{path} cannot be read as a picture: it is empty')
     mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
     try:
-        picture = decode_image(contents, mode)
+        picture = decode_image(torch.frombuffer(contents, dtype=torch.uint8), mode)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        # After the place in torchvision's own source, if it tells one.
+        reason = re.sub(r'^\S*\.cpp:\d+\S*\s*', '', str(error)).splitlines()[0]
         raise ValueError(f'{path} cannot be read as a picture: {reason}') from error
     if picture.dtype == torch.uint16:
         picture = (picture.int() >> 8).byte()

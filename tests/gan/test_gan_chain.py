@@ -171,9 +171,11 @@ def test_fine_tuning_can_be_left_out(configs, tmp_path):
     assert Chain(told(configs), tmp_path, []).finetunes
 
 
-def test_a_budget_that_nothing_fits_is_told_first(configs, tmp_path):
+def test_a_search_that_cannot_be_is_told_first(configs, tmp_path):
     with pytest.raises(ValueError, match='the budget must be at least .* but is 10'):
         Chain(told(configs, **{'search.macs': 10.0}), tmp_path, [])
+    with pytest.raises(ValueError, match="metric must be one of .* but is 'psnr'"):
+        Chain(told(configs, **{'search.metric': 'psnr'}), tmp_path, [])
     assert not list(tmp_path.iterdir())
 
 

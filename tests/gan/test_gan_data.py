@@ -10,6 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS
 
 import mmkd
+from mmkd.cli import _is_ours
 from mmkd.gan.transforms import read
 
 
@@ -200,10 +201,51 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     (tmp_path / 'broken' / '0.png').write_bytes(b'no picture')
     with pytest.raises(ValueError, match='cannot be read as a picture'):
         pairs(tmp_path, folder='broken')[0]
-    dataset = two_folders(tmp_path, 'mmkd.PairedPictures')
+    (tmp_path / 'broken' / '0.png').touch()
+    with pytest.raises(ValueError, match=r'0\.png cannot be .*: it is empty'):
+        pairs(tmp_path, folder='broken')[0]
+
+
+def test_pictures_of_a_pair_have_one_size(tmp_path):
+    """Before a transform makes them alike, and without one that does."""
+    resize = dict(type='mmkd.ChangePictures', steps=[dict(type='Resize', size=(8, 8))])
+    load, pack = dict(type='mmkd.LoadPictures'), dict(type='mmkd.PackPictures')
+    dataset = two_folders(
+        tmp_path, 'mmkd.PairedPictures', pipeline=[load, resize, pack]
+    )
+    assert dataset[0]['inputs']['source'].shape == (3, 8, 8)
     write(tmp_path / 'b' / '0.png', picture(0, 16))
     with pytest.raises(ValueError, match=r'one size, but 0 has \(8, 12\) and \(8, 16'):
         dataset[0]
+    made = dict(source=torch.zeros(3, 8, 8), target=torch.zeros(3, 8, 12), name='x')
+    with pytest.raises(ValueError, match=r'one size, but x has \(8, 8\) and \(8, 12\)'):
+        TRANSFORMS.build(pack)({**made, 'paired': True})
+
+
+class Faulty(torch.utils.data.Dataset):
+    """Something that is no picture, or a fault of somebody else's."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return read(self.path, 3) if self.path else int('x')
+
+
+def test_a_fault_in_a_worker_is_the_users_as_without_one(tmp_path):
+    path = tmp_path / 'a.png'
+    path.write_bytes(b'no picture')
+    for given, ours in ((str(path), True), (None, False)):
+        loader = torch.utils.data.DataLoader(Faulty(given), num_workers=1)
+        with pytest.raises(ValueError, match='Caught ValueError in') as caught:
+            next(iter(loader))
+        assert _is_ours(caught.value) == ours
+    with pytest.raises(ValueError, match='cannot be read') as caught:
+        read(str(path), 3)
+    assert '.cpp' not in str(caught.value)
 
 
 def test_an_unknown_step_is_a_sentence():

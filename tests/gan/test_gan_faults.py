@@ -92,7 +92,26 @@ class ToyWrapper(torch.nn.Module):
                 ValueError,
                 f'{name} must be a positive whole number but is 0',
             )
-            for name in ('in_channels', 'out_channels', 'num_blocks')
+            for name in ('in_channels', 'out_channels', 'num_blocks', 'ngf')
+        ),
+        (pix2pix(generator=dict(SMALL, num_blocks=3.0)), ValueError, 'whole number'),
+        (pix2pix(generator=dict(SUPER, ngf=0)), ValueError, 'ngf must be a positive'),
+        (cyclegan(pool_size=1.5), ValueError, 'pool_size must be a whole number'),
+        *(
+            (
+                compression(TEACHER, taps=taps),
+                ValueError,
+                'taps must be paths of sub-modules, one at least',
+            )
+            for taps in ([], {}, [3], [''], {'model.9': None})
+        ),
+        *(
+            (
+                compression(dict(config=dict(model=pix2pix()), **{key: True})),
+                ValueError,
+                f"teacher of a GAN must have .*'trust'.* alone but has .*{key}",
+            )
+            for key in ('compile', 'channels_last', 'dtype', 'device')
         ),
         (dict(JUDGE, in_channels=6, ndf=0), ValueError, 'ndf must be a positive'),
         (cyclegan(generator=SUPER), ValueError, 'generator must be of one width'),
@@ -181,6 +200,13 @@ def test_networks_in_wrappers_are_loaded_strictly(load):
     del state['generator.model.1.weight']
     with pytest.raises(RuntimeError, match=r'issing key.*model\.1\.weight'):
         load(model, state, strict=True)
+
+
+def test_one_optimizer_for_a_gan(tmp_path):
+    cfg = run_config(pix2pix(), tmp_path)
+    cfg['optim_wrapper'] = dict(type='OptimWrapper', optimizer=dict(type='Adam'))
+    with pytest.raises(ValueError, match='a GAN needs an optimizer for the generator'):
+        build_runner(Config(cfg))
 
 
 def test_an_unknown_optimizer_of_one_of_the_two(tmp_path):

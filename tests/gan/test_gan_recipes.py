@@ -18,7 +18,7 @@ from toy import leave_unformatted, short_and_repeatable  # noqa: F401
 import mmkd
 from mmkd.cli import build_runner
 from mmkd.config import config_root, load_config, student_config
-from mmkd.gan.search import Settings
+from mmkd.gan.settings import Settings
 from mmkd.gan.widths import Widths, macs
 from mmkd.training import default_work_dir, train_config
 

@@ -23,6 +23,7 @@ from run_ranks import found, models
 from run_ranks import train as train_both
 from two_ranks import run_two_ranks
 
+from mmkd.gan.sub_networks import Validation
 from mmkd.gan.translation import build
 
 KINDS = ['pix2pix', 'cyclegan', 'student', 'supernet']
@@ -81,23 +82,46 @@ def test_an_average_of_weights_is_kept(kind, tmp_path):
     assert set(averaged) == set(raw)
 
 
-def test_gradients_are_accumulated(tmp_path):
-    """Two steps of two pictures move as one of four."""
-    states = []
+def test_what_is_validated_is_the_average(tmp_path):
+    told = train_both(pix2pix(), tmp_path / 'run', 2)
+    expected = found(told)['metrics']
+    values = []
+    for kind in ('saved', 'weights'):
+        model = MODELS.build(pix2pix())
+        model.load_state_dict(found(told)[kind])
+        values.append(Validation(told.cfg).metrics(model))
+    for name, value in expected.items():
+        assert values[0][f'pictures/{name}'] == pytest.approx(value, rel=1e-6)
+        assert values[1][f'pictures/{name}'] != pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize('learns', ['generator', 'discriminator'])
+def test_gradients_are_accumulated(learns, tmp_path):
+    """Two steps of two pictures move as one of four, where the other one stays."""
+    states, begun = [], None
     for name, size, count in (('one', 4, 1), ('two', 2, 2)):
         cfg = run_config(pix2pix(), tmp_path / name)
         cfg['train_dataloader'].update(batch_size=size)
         cfg['train_dataloader']['dataset']['length'] = 4
         cfg['train_cfg'] = dict(by_epoch=True, max_epochs=1)
-        told = dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=count)
-        cfg['optim_wrapper'] = dict(
-            cfg['optim_wrapper'], generator=told, discriminator=told
-        )
-        states.append(weights(train(cfg, f'{name}_{tmp_path.name}')))
-    # The generator is judged before the discriminator has learned, but in the first
-    # of the two halves: its own step is what can be compared.
-    name = 'discriminator.model.0.weight'
-    torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-4, atol=1e-6)
+        told = {
+            network: dict(
+                optimizer=dict(type='SGD', lr=0.1 if network == learns else 0.0),
+                accumulative_counts=count,
+            )
+            for network in ('generator', 'discriminator')
+        }
+        cfg['optim_wrapper'] = dict(cfg['optim_wrapper'], **told)
+        cfg['experiment_name'] = f'{name}_{tmp_path.name}'
+        runner = Runner.from_cfg(Config(cfg))
+        begun = weights(runner)
+        runner.train()
+        states.append(weights(runner))
+    moved = [k for k, v in begun.items() if not torch.equal(v, states[0][k])]
+    assert moved
+    assert all(name.startswith(learns) for name in moved)
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-6)
 
 
 def test_two_processes_equal_one(tmp_path):

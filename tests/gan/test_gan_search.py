@@ -1,6 +1,7 @@
 """The search for sub-networks: budgets, resuming, and what is written."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from mmkd.benchmark.setting import setting_of
 from mmkd.cache.build import CacheBuilder
 from mmkd.experiments.tuning import Search as TermSearch
 from mmkd.export import export_student
-from mmkd.gan.search import Evolution, Journal, Settings
+from mmkd.gan.search import Evolution, Journal
 from mmkd.gan.searching import search, settings_of
+from mmkd.gan.settings import Settings
 from mmkd.gan.slicing import export_sub_network, sliced
 from mmkd.gan.sub_networks import SubNetworks, read_run
 from mmkd.preflight import check
@@ -95,6 +97,11 @@ def test_a_metric_that_is_no_number_loses(tmp_path):
     assert best[0] == 2
 
 
+def test_a_metric_that_is_never_a_number_is_told(tmp_path):
+    with pytest.raises(ValueError, match='good must be a number for some sub-network'):
+        evolution(tmp_path, evaluate=lambda channels: dict(good=float('nan'))).run()
+
+
 def test_times_are_measured_once(tmp_path):
     options = dict(macs=None, milliseconds=24.0, population=8, generations=3)
     first = evolution(tmp_path, **options)
@@ -145,6 +152,9 @@ def test_the_front_holds_what_nothing_beats(tmp_path):
         (dict(macs=None), 'one budget'),
         (dict(milliseconds=3.0), 'one budget'),
         (dict(macs=-1), 'above 0'),
+        (dict(macs='2.7G'), "macs must be a number but is '2.7G'"),
+        (dict(macs=float('nan')), 'macs must be a number but is nan'),
+        (dict(population=10.5), 'population must be a whole number but is 10.5'),
         (dict(population=1), 'population must be at least 2'),
         (dict(mutate_prob=1.5), 'mutate_prob must be from 0 to 1 but is 1.5'),
         (dict(macs=15), r'at least 16, of the narrowest sub-network \[2, 2'),
@@ -211,6 +221,21 @@ def test_a_search_writes_what_goes_on(run, tmp_path):
         assert nets.metrics(line['channels']) == line['values']
     best = max(journal, key=lambda line: line['values']['pictures/psnr'])
     assert tuple(best['channels']) == found.best
+
+    # Loaded in another way the pictures are the same, and nothing is evaluated again.
+    elsewhere = Config(cfg.to_dict())
+    elsewhere.val_dataloader.update(batch_size=1, num_workers=1)
+    before = (tmp_path / 'search.jsonl').read_bytes()
+    again = search(elsewhere, checkpoint, settings_of(cfg), tmp_path)
+    assert again.best == found.best
+    assert (tmp_path / 'search.jsonl').read_bytes() == before
+    elsewhere.val_dataloader.dataset.length = 2
+    with pytest.raises(ValueError, match='of another search'):
+        search(elsewhere, checkpoint, settings_of(cfg), tmp_path)
+
+    # Two recipes, or two budgets, have a folder each.
+    own = Path(train_config(str(found.config)).work_dir)
+    assert own == tmp_path.resolve() / f'finetune_{"-".join(map(str, found.best))}'
 
     # The best one's own run begins where the supernet's ended.
     further = train_config(str(found.config), work_dir=str(tmp_path / 'finetune'))

@@ -1,6 +1,7 @@
 """A training step of every GAN, against one that is written out."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,10 +17,23 @@ from gan_toy import (
     pix2pix,
     saved,
 )
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import MODELS, OPTIM_WRAPPERS
+from torch import nn
 
 from mmkd.gan.pool import PicturePool
+
+NETWORKS = ('generator', 'discriminator')
+
+
+@OPTIM_WRAPPERS.register_module(force=True)
+class HalfOptimWrapper(OptimWrapper):
+    """What AmpOptimWrapper is on a GPU, without a scaler."""
+
+    @contextmanager
+    def optim_context(self, model):
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
 
 
 def made(cfg, seed=0):
@@ -296,11 +310,26 @@ def test_bfloat16_is_near_float32(kind, tmp_path):
     else:
         cfg = cfgs[kind]()
     logs = []
-    for dtype in (None, torch.bfloat16):
+    dtypes = []
+    for wrapper in ('OptimWrapper', 'HalfOptimWrapper'):
         model = made(cfg)
-        optimizers = build_optim_wrapper(model, OPTIMIZERS)
-        with torch.autocast('cpu', dtype or torch.bfloat16, enabled=dtype is not None):
-            logs.append(model.train_step(batch(), optimizers))
+        told = {n: dict(OPTIMIZERS[n], type=wrapper) for n in NETWORKS}
+        optimizers = build_optim_wrapper(model, {**OPTIMIZERS, **told})
+        dtypes.append({})
+        networks = {name: getattr(model, name) for name in NETWORKS}
+        if kind == 'compression':
+            networks['teacher'] = model.teacher.model
+        for name, network in networks.items():  # a context of its own for each
+            first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+            first.register_forward_hook(
+                lambda module, args, out, name=name: dtypes[-1].update(
+                    {name: out.dtype}
+                )
+            )
+        logs.append(model.train_step(batch(), optimizers))
+    assert dtypes == [
+        dict.fromkeys(networks, d) for d in (torch.float32, torch.bfloat16)
+    ]
     for name, value in logs[0].items():
         assert logs[1][name].dtype == torch.float32, name
         assert logs[1][name].item() == pytest.approx(value.item(), rel=0.1, abs=0.05)

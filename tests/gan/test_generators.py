@@ -287,10 +287,10 @@ def test_a_discriminator_equals_a_plain_one():
 @pytest.mark.parametrize(
     ('make', 'sentence'),
     [
-        (lambda: mmkd.ResnetGenerator(num_blocks=0), 'num_blocks must be at least 1'),
+        (lambda: mmkd.ResnetGenerator(num_blocks=0), 'num_blocks must be a positive'),
         (lambda: mmkd.ResnetGenerator(channels=[8] * 7), 'channels must be eight'),
         (lambda: mmkd.ResnetGenerator(channels=[8] * 7 + [0]), 'positive whole'),
-        (lambda: mmkd.PatchDiscriminator(3, num_layers=0), 'num_layers must be at'),
+        (lambda: mmkd.PatchDiscriminator(3, num_layers=0), 'num_layers must be a pos'),
         (
             lambda: mmkd.SuperMobileResnetGenerator(choices=[[8]] * 7),
             'choices must be eight lists',
