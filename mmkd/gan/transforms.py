@@ -201,7 +201,7 @@ def read(path: str, channels: int) -> Tensor:
         picture = decode_image(torch.frombuffer(contents, dtype=torch.uint8), mode)
     except RuntimeError as error:
         # After the place in torchvision's own source, if it tells one.
-        reason = re.sub(r'^\S*\.cpp:\d+\S*\s*', '', str(error)).splitlines()[0]
+        reason = re.sub(r'^.*\.cpp:\d+\W*', '', str(error)).splitlines()[0]
         raise ValueError(f'{path} cannot be read as a picture: {reason}') from error
     if picture.dtype == torch.uint16:
         picture = (picture.int() >> 8).byte()
