@@ -69,6 +69,7 @@ def search(wanted: Search, plan: Plan, console: Console) -> None:
     """Find the sub-network of a row, and train again what is gone before."""
     for run in wanted.runs:
         if not run.checkpoint.is_file():  # its line may be from another machine
+            console.print(f'{plan.name}: {run.row}, whose weights are not here')
             execute(run, plan.task, console)
     supernet = wanted.runs[1]
     console.print(f'{plan.name}: search for {wanted.row}', highlight=False)

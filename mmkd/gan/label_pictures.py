@@ -12,6 +12,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS as ROOT_DATASETS
 
 from ..registry import DATASETS, TRANSFORMS
+from .transforms import check_sizes
 
 #: Label of pixels of no class, in all data sets of MMSegmentation.
 IGNORED = 255
@@ -81,15 +82,22 @@ class LabelsToPhotos(BaseDataset):
         ]
 
     def prepare_data(self, idx: int) -> Any:
-        """Photo and labels of a place, through the pipeline."""
+        """Photo and labels of a place, through the pipeline.
+
+        Raises:
+            ValueError: If they have two sizes.
+        """
         info = self.get_data_info(idx)
         read = self._maps.pipeline(info.pop('files'))
-        photo = read['img'][..., ::-1].copy()  # OpenCV has blue first
+        photo = torch.from_numpy(read['img'][..., ::-1].copy())  # OpenCV has blue first
+        target = photo.permute(2, 0, 1).contiguous()
+        labels = torch.from_numpy(read['gt_seg_map'])[None]
+        check_sizes(dict(name=info['name'], source=labels, target=target))
         return self.pipeline(
             dict(
                 info,
-                target=torch.from_numpy(photo).permute(2, 0, 1).contiguous(),
-                labels=torch.from_numpy(read['gt_seg_map'])[None],
+                target=target,
+                labels=labels,
                 num_classes=len(self.metainfo['classes']),
                 palette=self.metainfo['palette'],
             )

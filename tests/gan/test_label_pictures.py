@@ -274,6 +274,12 @@ def test_sizes_and_orders_that_do_not_fit_are_named(tmp_path):
     crop = dict(type='mmkd.ChangePictures', steps=[dict(type='CenterCrop', size=10)])
     with pytest.raises(ValueError, match=r'multiples of 4 but 00 has \(10, 10\)'):
         pairs(tmp_path, [crop, *PACK])[0]
+    dataset = pairs(tmp_path)
+    assert cv2.imwrite(str(tmp_path / 'photos' / '00.png'), photo_of(0, 12))
+    with pytest.raises(
+        ValueError, match=r'one size, but 00 has \(16, 24\) and \(12, 2'
+    ):
+        dataset[0]
 
 
 @pytest.mark.parametrize(
