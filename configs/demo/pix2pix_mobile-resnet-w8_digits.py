@@ -1,2 +1,2 @@
 _base_ = '_base_/pix2pix_digits.py'
-model = dict(generator=dict(type='mmkd.MobileResnetGenerator', ngf=8))
+model = dict(generator=dict(ngf=8))

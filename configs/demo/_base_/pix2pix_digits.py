@@ -41,7 +41,9 @@ test_evaluator = val_evaluator
 
 model = dict(
     type='mmkd.Pix2Pix',
-    generator=dict(type='mmkd.ResnetGenerator', in_channels=1, ngf=24, num_blocks=6),
+    generator=dict(
+        type='mmkd.MobileResnetGenerator', in_channels=1, ngf=24, num_blocks=6
+    ),
     discriminator=dict(
         type='mmkd.PatchDiscriminator', in_channels=4, ndf=32, num_layers=2
     ),
