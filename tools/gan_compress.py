@@ -21,7 +21,6 @@ warnings.filterwarnings('ignore')  # of the host libraries, while they are impor
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 from rich.console import Console
-from rich.table import Table
 
 from mmkd.cli import add_config_options, one_sentence_errors
 
@@ -55,7 +54,7 @@ def main() -> None:
         with console.status('importing the libraries'):
             from mmkd.demo.progress import StageDisplay
             from mmkd.gan.chain import Chain
-            from mmkd.gan.chain_report import cells, write_report
+            from mmkd.gan.chain_report import cells, on_screen, write_report
             from mmkd.training import default_work_dir, train_config
 
         cfg = train_config(args.config, options=args.cfg_options)
@@ -84,11 +83,7 @@ def main() -> None:
             display.start('report')
             rows = write_report(supernet, found, final, folder)
             display.finish(f'in {folder}')
-    names, lines = cells(rows)
-    table = Table(*names)
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
+    console.print(on_screen(*cells(rows)))
     for name in ('report.md', 'report.png', 'generator.pth'):
         console.print(f'written: {folder / name}', highlight=False, soft_wrap=True)
 

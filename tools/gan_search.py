@@ -19,7 +19,6 @@ warnings.filterwarnings('ignore')  # of the host libraries, while they are impor
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 from rich.console import Console
-from rich.table import Table
 
 from mmkd.cli import add_config_options, one_sentence_errors
 
@@ -46,6 +45,7 @@ def main() -> None:
     console = Console()
     with one_sentence_errors(), console.status('importing the libraries'):
         from mmkd.demo.progress import StageDisplay
+        from mmkd.gan.chain_report import on_screen
         from mmkd.gan.searching import search, settings_of
         from mmkd.training import default_work_dir, train_config
 
@@ -61,12 +61,14 @@ def main() -> None:
         )
         display.finish(f'best: {"-".join(map(str, found.best))}')
     names = list(found.front[0][2])
-    table = Table('widths', found.unit, *names)
-    for channels, cost, metrics in found.front:
-        mark = '*' if channels == found.best else ''
-        row = [f'{metrics[name]:.4g}' for name in names]
-        table.add_row('-'.join(map(str, channels)) + mark, f'{cost:.4g}', *row)
-    console.print(table)
+    lines = [
+        [
+            '-'.join(map(str, channels)) + ('*' if channels == found.best else ''),
+            *(f'{number:.4g}' for number in (cost, *map(metrics.get, names))),
+        ]
+        for channels, cost, metrics in found.front
+    ]
+    console.print(on_screen(['widths', found.unit, *names], lines))
     for path in (found.picture, found.weights, found.config):
         console.print(f'written: {path}', highlight=False, soft_wrap=True)
 

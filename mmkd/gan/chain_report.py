@@ -13,6 +13,8 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS
+from rich import box
+from rich.table import Table
 from torch import Tensor
 
 from ..compat.checkpoint import load_file
@@ -105,6 +107,22 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         ]
 
     return names, [of(row) for row in rows]
+
+
+def on_screen(names: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    """A table that fits a narrow screen, its first column whole.
+
+    Args:
+        names: Of the columns; of a metric without its prefix.
+        lines: Their cells.
+    """
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i, name in enumerate(names):
+        justify: Any = 'right' if i else 'left'
+        table.add_column(name.rpartition('/')[2], justify=justify, no_wrap=not i)
+    for line in lines:
+        table.add_row(*line)
+    return table
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -87,8 +87,6 @@ class ProxyFeatures:
                 )
         self.size = checked_size(size, 'features.size')
         self.network = build(model, 'features.model')
-        if isinstance(model, Mapping) and hasattr(self.network, 'init_weights'):
-            self.network.init_weights()
         self.network.eval()
         self.mean, self.std = (
             torch.tensor(list(given), dtype=torch.float32).view(3, 1, 1)

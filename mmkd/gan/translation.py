@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,6 +16,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from ..losses.gan import check_mode
+from ..quiet import quiet
 from ..registry import MODELS
 from ..rng import agreed_seed
 from .supernet import SuperMobileResnetGenerator
@@ -285,7 +287,8 @@ def build(cfg: Any, what: str) -> Any:
         )
     network: Any = cfg if isinstance(cfg, nn.Module) else ROOT_MODELS.build(dict(cfg))
     if network is not cfg and not getattr(network, 'is_init', False):
-        getattr(network, 'init_weights', lambda: None)()
+        with quiet(logging.WARNING):  # MMEngine tells of every weight
+            getattr(network, 'init_weights', lambda: None)()
     network.is_init = True
     return network
 

@@ -18,6 +18,7 @@ from ..distiller import Distiller
 from ..dry_run import eval_mode, synthetic_samples
 from ..extended import ADDED, stock_class
 from ..losses.base import levels
+from ..quiet import quiet
 from .findings import Findings, told
 from .fit_report import pipeline_of
 from .layout import table
@@ -151,16 +152,11 @@ def count_flops(model: Any, size: tuple[int, int]) -> tuple[int, list[str]]:
     channels = 3 if mean is None else max(mean.numel(), 1)
     inputs = parameter.new_zeros(1, channels, *size)
     logger = logging.getLogger('mmengine.analysis.jit_analysis')
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with eval_mode(model):
-            analyzer = FlopAnalyzer(_Tensors(model, synthetic_samples(size, 1)), inputs)
-            analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-            analyzer.tracer_warnings('none')
-            total, unknown = analyzer.total(), analyzer.unsupported_ops()
-    finally:
-        logger.setLevel(level)
+    with quiet(logger=logger), eval_mode(model):
+        analyzer = FlopAnalyzer(_Tensors(model, synthetic_samples(size, 1)), inputs)
+        analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        analyzer.tracer_warnings('none')
+        total, unknown = analyzer.total(), analyzer.unsupported_ops()
     return int(total), sorted(op for op in unknown if not op.startswith('aten::'))
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import datetime
-import logging
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from mmengine.logging import MMLogger
 
 from ..fileio import replacing
 from ..preflight.findings import Findings
 from ..preflight.progress import Stages
+from ..quiet import quiet
 from .config_diff import config_diff
 from .curves import chart_groups
 from .environment import environment_now, git_state, logged_table
@@ -48,7 +45,7 @@ def write_report(
         ModuleNotFoundError: If jinja2 is not installed.
     """
     template = _template()
-    with _silent_logger():
+    with quiet():  # tables of evaluators, which the report shows itself
         page, notes = contents(work_dirs, options, stages)
     html = template.render(page)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -212,15 +209,3 @@ def _template() -> Any:
         undefined=jinja2.StrictUndefined,
     )
     return environment.from_string(_TEMPLATE.read_text(encoding='utf-8'))
-
-
-@contextmanager
-def _silent_logger() -> Iterator[None]:
-    """Without what evaluators log: tables that the report shows itself."""
-    logger: Any = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -1,5 +1,6 @@
 """The whole chain of compression, on a toy."""
 
+import io
 import json
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import torch
 from gan_toy import OPTIMIZERS, SUPER, pix2pix
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from rich.console import Console
 
 from mmkd.gan.chain import Chain, Stage
-from mmkd.gan.chain_report import figure_of
+from mmkd.gan.chain_report import figure_of, on_screen
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,7 +126,7 @@ def test_a_search_and_an_export_by_hand(work, tmp_path):
     run_of = [folder / 'supernet' / 'config.py', folder / 'supernet' / 'epoch_2.pth']
     told = ['--milliseconds', '1e4', '--metric', 'pictures/ssim', '--trust']
     out = run('gan_search.py', *run_of, '--work-dir', tmp_path / 'search', *told)
-    assert 'pictures/ssim' in out
+    assert ' ssim' in out
     assert ' ms ' in out
     found = Config.fromfile(tmp_path / 'search' / 'finetune.py').model.generator
     channels = found.channels
@@ -234,6 +236,20 @@ def test_only_supernets_are_compressed(configs, tmp_path):
     cfg = told(configs, **{'model.generator.type': 'mmkd.MobileResnetGenerator'})
     with pytest.raises(ValueError, match='whose generator is a mmkd.SuperMobile'):
         Chain(cfg, tmp_path, [])
+
+
+def test_widths_are_read_on_a_narrow_screen():
+    widths = 'found, 64-48-32-64-48-32-64-16'
+    names = ['', 'pictures/psnr', 'pictures/proxy_fid', 'G multiply-adds', 'ms']
+    console = Console(file=io.StringIO(), width=80)
+    console.print(
+        on_screen(names, [[widths, '12.96', '11.19', '0.2 (5.2x less)', '9']])
+    )
+    text = console.file.getvalue()
+    assert widths in text
+    assert '…' not in text
+    assert 'psnr' in text
+    assert 'pictures' not in text
 
 
 def test_every_column_of_the_picture_has_a_name():
