@@ -103,6 +103,7 @@ zoo
 results
 results/demo
 results/demo_seg
+results/demo_gan
 performance
 coverage
 ```

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +28,6 @@ from .searching import Found
 from .sub_networks import Validation
 from .teacher import build_gan_teacher
 from .translator import Translator
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _REPEATS = 20
 _PICTURES = 6
@@ -159,11 +156,14 @@ def draw(models: Mapping[str, Any], validation: Validation, path: Path) -> Path:
     return path
 
 
-def figure_of(rows: Sequence[Mapping[str, Tensor]]) -> Figure:
+def figure_of(rows: Sequence[Mapping[str, Tensor]]) -> Any:
     """Pictures in a grid, the names of the columns above the first row.
 
     Args:
         rows: Each name -> picture (C, H, W) from -1 to 1.
+
+    Returns:
+        Figure of matplotlib.
     """
     from matplotlib.figure import Figure
 
