@@ -97,7 +97,7 @@ class Evolution:
 
     Args:
         choices: Lists of widths, one for each part.
-        settings: See :class:`Settings`.
+        settings: See :class:`~mmkd.gan.settings.Settings`.
         cost: Function of the widths that gives what the budget is compared with.
         evaluate: Function of the widths that gives the metrics by name.
         journal: Keeps what they give.
