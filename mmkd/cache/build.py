@@ -229,16 +229,14 @@ def json_text(value: Any) -> str:
 
 
 def _with_live_teacher(cfg: Config) -> Config:
-    cfg = copy.deepcopy(cfg)
     refuse_gan(cfg, 'tools/cache_teacher.py')
+    cfg = copy.deepcopy(cfg)
     if not is_distilled(cfg):
         raise ValueError(
-            'a cache needs a distillation config, or --method and --teacher: the '
-            'config names no losses'
+            'a cache needs losses: a distillation config, or --method and --teacher'
         )
     teacher = teacher_options(cfg.model.teacher)
-    for name in ('cache', 'backend_args'):
-        teacher.pop(name, None)
+    teacher = {k: v for k, v in teacher.items() if k not in ('cache', 'backend_args')}
     if not teacher:
         raise ValueError('the config names a cache and no teacher to make it of')
     if is_group(teacher):
