@@ -55,9 +55,8 @@ class Chain:
 
     Args:
         cfg: Config of the supernet: a ``mmkd.GANCompression`` whose ``teacher`` has a
-            ``config``, which is trained if its ``checkpoint`` is not there.
-            ``search`` says
-            how sub-networks are chosen (:class:`~mmkd.gan.settings.Settings`);
+            ``config``, which is trained if its ``checkpoint`` is not there. ``search``
+            says how sub-networks are chosen (:class:`~mmkd.gan.settings.Settings`);
             ``finetune`` has overrides by dotted key for the training of the chosen
             one, and is ``None`` where that is left out.
         work_dir: Where all is kept.
@@ -65,7 +64,8 @@ class Chain:
         teacher_options: Overrides of the teacher's config by dotted key.
 
     Raises:
-        ValueError: If the model is another one, or a search cannot be made of it.
+        ValueError: If the model is another one, or a search cannot be made of it: its
+            metric is not evaluated, or nothing fits in its budget.
     """
 
     def __init__(
