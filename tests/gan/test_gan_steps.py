@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from gan_toy import (
     saved,
 )
 from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import MODELS, OPTIM_WRAPPERS
 from torch import nn
 
@@ -333,6 +335,43 @@ def test_bfloat16_is_near_float32(kind, tmp_path):
     for name, value in logs[0].items():
         assert logs[1][name].dtype == torch.float32, name
         assert logs[1][name].item() == pytest.approx(value.item(), rel=0.1, abs=0.05)
+
+
+@pytest.mark.parametrize('kind', ['pix2pix', 'cyclegan', 'compression'])
+def test_gradients_are_scaled_by_each_optimizer(kind, tmp_path, monkeypatch):
+    """MMEngine's mixed precision: two scalers, by powers of two, change nothing.
+
+    It asks for a GPU, but PyTorch's scaler is for a CPU, too.
+    """
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(
+        amp_optimizer_wrapper, 'GradScaler', partial(torch.amp.GradScaler, 'cpu')
+    )
+    cfgs = dict(pix2pix=pix2pix, cyclegan=cyclegan)
+    cfg = cfgs[kind]() if kind in cfgs else compression(saved(pix2pix(), tmp_path))
+    states = []
+    for told in (
+        dict(type='HalfOptimWrapper'),
+        dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale='dynamic'),
+    ):
+        model = made(cfg)
+        begun = copy.deepcopy(model.state_dict())
+        each = {n: {**OPTIMIZERS[n], **told} for n in NETWORKS}
+        optimizers = build_optim_wrapper(model, {**OPTIMIZERS, **each})
+        for _ in range(3):
+            model.train_step(batch(), optimizers)
+        states.append(model.state_dict())
+    for optimizer in optimizers.values():
+        assert optimizer.loss_scaler.is_enabled()
+        assert optimizer.loss_scaler.get_scale() == 2**16
+    moved = {
+        name.partition('.')[0]
+        for name, v in states[1].items()
+        if not torch.equal(v, begun[name])
+    }
+    assert moved >= set(NETWORKS)
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
 
 
 def test_predictions_are_the_generators():
