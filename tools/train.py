@@ -12,6 +12,7 @@ from mmkd.cli import (
     add_common_arguments,
     add_run_arguments,
     build_runner,
+    leave_processes,
     one_sentence_errors,
 )
 from mmkd.preflight import announce
@@ -80,6 +81,7 @@ def main() -> None:
         runner.register_hook(set_up)
         announce(runner)
         runner.train()
+        leave_processes()
 
 
 if __name__ == '__main__':
