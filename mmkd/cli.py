@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -245,17 +244,6 @@ def build_runner(
     runner = silent.from_cfg(cfg)
     runner.__class__ = kind
     return runner
-
-
-def leave_processes() -> None:
-    """End the connections to the other processes of a run, where there are any.
-
-    At the exit of Python it is too late: a thread of theirs that then asks for the
-    interpreter's lock makes the process abort, and with it the launcher a run that has
-    done all its work.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _check_optimizer(cfg: Config) -> None:

@@ -6,13 +6,8 @@ python tools/test.py configs/hint/hint_gfl_r50_gfl_r101_1x_coco.py epoch_12.pth
 
 import argparse
 
-from mmkd.cli import (
-    add_common_arguments,
-    build_runner,
-    leave_processes,
-    one_sentence_errors,
-    use_tta,
-)
+from mmkd.cli import add_common_arguments, build_runner, one_sentence_errors, use_tta
+from mmkd.processes import leave_processes
 from mmkd.training import evaluation_config
 
 
@@ -41,8 +36,8 @@ def main() -> None:
         set_up.weights_must_fit = True
         runner.register_hook(set_up)
         runner.test()
-        leave_processes()
 
 
 if __name__ == '__main__':
     main()
+    leave_processes()

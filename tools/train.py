@@ -12,10 +12,10 @@ from mmkd.cli import (
     add_common_arguments,
     add_run_arguments,
     build_runner,
-    leave_processes,
     one_sentence_errors,
 )
 from mmkd.preflight import announce
+from mmkd.processes import leave_processes
 from mmkd.training import (
     resume_from,
     train_config,
@@ -81,8 +81,8 @@ def main() -> None:
         runner.register_hook(set_up)
         announce(runner)
         runner.train()
-        leave_processes()
 
 
 if __name__ == '__main__':
     main()
+    leave_processes()

@@ -19,6 +19,7 @@ from ..experiments.results import append_result
 from ..fileio import replacing
 from ..preflight.check import standard_output
 from ..preflight.progress import Stages
+from ..processes import leave_processes
 from .measure import WARM_UP, Measured, measure
 from .operators import top_operators
 from .picture import draw_bars, draw_scaling
@@ -172,4 +173,4 @@ def processes(device: str | None) -> Iterator[str | None]:
     try:
         yield device or 'cpu'
     finally:
-        torch_dist.destroy_process_group()
+        leave_processes()

@@ -13,6 +13,7 @@ from mmengine.registry import DefaultScope
 from mmkd.benchmark.measure import measure
 from mmkd.benchmark.networks import Networks
 from mmkd.benchmark.rows import FLOOR, MMKD, STUDENT
+from mmkd.processes import leave_processes
 
 
 def main(rank: int, folder: Path) -> None:
@@ -25,8 +26,8 @@ def main(rank: int, folder: Path) -> None:
         outer = Networks(setting(), folder / f'rank{rank}').student.outer
     found['wrapped'] = type(outer).__name__
     torch.save(found, folder / f'rank{rank}.pth')
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':
     main(int(os.environ['RANK']), Path(sys.argv[1]))
+    leave_processes()

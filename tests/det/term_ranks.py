@@ -12,6 +12,8 @@ from types import ModuleType
 import torch
 from mmengine.model import MMDistributedDataParallel
 
+from mmkd.processes import leave_processes
+
 
 def joined(*batches: dict) -> dict:
     """One batch of all images."""
@@ -64,4 +66,5 @@ def run_rank(script: ModuleType) -> None:
         for name, raw in script.BATCHES.items()
     }
     torch.save(results, folder / f'rank{rank}.pth')
-    torch.distributed.destroy_process_group()
+    del model
+    leave_processes()

@@ -22,6 +22,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_state_dict
 
+from mmkd.processes import leave_processes
+
 SGD = dict(optimizer=dict(type='SGD', lr=1e-3, momentum=0.9))
 TEACHER = dict(generator=SMALL, checkpoint=None, allow_random=True)
 CONFIGS = dict(
@@ -68,8 +70,8 @@ def main(folder: Path) -> None:
         for k, cfg in CONFIGS.items()
     }
     torch.save(found, folder / f'rank{rank}.pth')
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':
     main(Path(sys.argv[1]))
+    leave_processes()

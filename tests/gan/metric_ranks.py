@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import mmkd  # noqa: F401
+from mmkd.processes import leave_processes
 
 
 @MODELS.register_module(force=True)
@@ -66,8 +67,8 @@ def main(folder: Path) -> None:
     samples.append(samples[0])  # as a sampler pads
     found = evaluated(samples[rank::2], COUNT)
     torch.save(found, folder / f'rank{rank}.pth')
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':
     main(Path(sys.argv[1]))
+    leave_processes()

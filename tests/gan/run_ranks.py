@@ -12,6 +12,7 @@ from mmengine.model import MMSeparateDistributedDataParallel
 from mmengine.runner import Runner
 
 from mmkd.gan.translation import unwrapped
+from mmkd.processes import leave_processes
 
 # So slow that differences of rounding do not grow.
 SGD = dict(optimizer=dict(type='SGD', lr=1e-5, momentum=0.9))
@@ -94,8 +95,8 @@ def main(folder: Path) -> None:
         )
         results[f'{kind} resumed'] = found(again)
     torch.save(results, folder / f'rank{rank}.pth')
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':
     main(Path(sys.argv[1]))
+    leave_processes()

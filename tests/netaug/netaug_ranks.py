@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 import mmkd  # noqa: F401
+from mmkd.processes import leave_processes
 
 #: The folder is named after what is tested.
 KIND = Path(sys.argv[-1]).name
@@ -61,8 +62,8 @@ def main(folder: Path) -> None:
     wrap = sharded if KIND == 'sharded' else MMDistributedDataParallel
     found = run(wrap, slice(2 * rank, 2 * rank + 2))
     torch.save(found, folder / f'rank{rank}.pth')
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':
     main(Path(sys.argv[1]))
+    leave_processes()

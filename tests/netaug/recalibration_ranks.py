@@ -11,6 +11,7 @@ from test_recalibration import batches
 
 import mmkd  # noqa: F401
 from mmkd.hooks.recalibrate_hook import recalibrate
+from mmkd.processes import leave_processes
 
 
 def run(data) -> dict:
@@ -29,8 +30,8 @@ def main(folder: Path) -> None:
         'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
     )
     torch.save(run(batches(2)[rank : rank + 1]), folder / f'rank{rank}.pth')
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':
     main(Path(sys.argv[1]))
+    leave_processes()

@@ -19,6 +19,8 @@ from toy import (
     training_state,
 )
 
+from mmkd.processes import leave_processes
+
 BOTH = dict(loss_hint=HINT, loss_cwd=CWD)
 SGD = dict(_delete_=True, type='SGD', lr=0.05, momentum=0.9, weight_decay=0.1)
 #: Nothing random: two ranks with half the batch do what one does with all of it.
@@ -89,4 +91,4 @@ if __name__ == '__main__':
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
     )
     main(rank, folder)
-    torch.distributed.destroy_process_group()
+    leave_processes()

@@ -24,6 +24,7 @@ from tiny_models import (
 from toy import quicken, recorded
 
 from mmkd.config import distill_config, method_losses
+from mmkd.processes import leave_processes
 
 STEPS = 5
 PER_RANK = 2
@@ -232,8 +233,8 @@ def main() -> None:
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
     )
     torch.save(train_all(folder), folder / f'rank{rank}.pth')
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':
     main()
+    leave_processes()

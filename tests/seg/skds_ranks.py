@@ -12,6 +12,7 @@ from mmengine.model import MMDistributedDataParallel
 from tiny_models import build, segmentation_batch, tiny_pspnet
 
 from mmkd.config import distill_config
+from mmkd.processes import leave_processes
 
 STEPS = 5
 TERMS = dict(
@@ -91,8 +92,8 @@ def main() -> None:
     term(*maps)
     found['after'] = copy.deepcopy(term.adversary.state())
     torch.save(found, folder / f'rank{rank}.pth')
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':
     main()
+    leave_processes()

@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 from tiny_text import PHRASES, THIN
 
 import mmkd  # noqa: F401
+from mmkd.processes import leave_processes
 
 # Of other lengths in either process: a mean over tokens is not one of means.
 TEXTS = ['a red cat sits on the mat . dog .', 'zebra .', 'big person .', 'a bus .']
@@ -60,8 +61,8 @@ def main(folder: Path) -> None:
 
     found = run(bert, wrap, slice(2 * rank, 2 * rank + 2))
     torch.save(found, folder / f'rank{rank}.pth')
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':
     main(Path(sys.argv[1]))
+    leave_processes()
