@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .config import is_augmented, is_distilled, teacher_options
+from .config import is_augmented, is_distilled, is_gan, teacher_options
 
 #: Keys that a distilled model has itself, and NetAug; others are the stock model's.
 _OWN_KEYS = {
@@ -21,7 +21,8 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> Config:
 
     In a distillation config ``model.backbone...`` and whatever else the stock
     config calls ``model.<key>`` reaches the student, ``model.teacher.<key>`` also
-    a teacher that is given as a name, and ``data_root`` every path below it.
+    a teacher that is given as a name, and ``data_root`` every path below it. What
+    follows ``finetune.`` in the config of a GAN is one of the keys that it has there.
 
     Args:
         cfg: Config; changed in place.
@@ -48,6 +49,8 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> Config:
     if root and old:
         # Stock configs copy it into every data set and evaluator while they are read.
         _move_all(cfg, old, root)
+    if is_gan(cfg):
+        _take_finetuning(cfg, options)
     cfg.merge_from_dict(options)
     return cfg
 
@@ -85,6 +88,15 @@ def _students(cfg: Config, key: str) -> str:
             break
         path, model = f'{path}.{inner}', model[inner]
     return f'{path}.{rest}'
+
+
+def _take_finetuning(cfg: Config, options: dict[str, Any]) -> None:
+    prefix = 'finetune.'
+    own = cfg.get('finetune')
+    told = dict(own) if isinstance(own, Mapping) else {}
+    for key in [key for key in options if key.startswith(prefix)]:
+        told[key[len(prefix) :]] = options.pop(key)
+        cfg.finetune = told
 
 
 def _move_all(cfg: Config, old: str, new: str) -> None:

@@ -128,3 +128,13 @@ def test_options_reach_the_model_of_a_netaug(taught):
     assert own.model.test_cfg.score_thr == 0.5
     assert (own.aug_weight, tuple(own.expand)) == (0.5, (1, 2))
     assert own.keys() == {'type', 'model', 'aug_weight', 'expand'}
+
+
+def test_a_gans_fine_tuning_has_dotted_keys():
+    cfg = Config(dict(model=dict(type='mmkd.GANCompression')))
+    told = {'finetune.train_cfg.max_iters': 6, 'finetune.load_from': None}
+    merge_options(cfg, told)
+    merge_options(cfg, {'finetune.train_cfg.max_iters': 7, 'log_level': 'INFO'})
+    assert cfg.finetune == {'train_cfg.max_iters': 7, 'load_from': None}
+    assert cfg.log_level == 'INFO'
+    assert merge_options(cfg, dict(finetune=None)).finetune is None

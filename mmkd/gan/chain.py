@@ -20,8 +20,9 @@ from ..experiments.process import run_training
 from ..fileio import file_digest, replacing
 from ..overrides import merge_options
 from ..teacher_loading import state_dict_of
-from .searching import OF_SPEED, Found, search, settings_of
+from .searching import OF_SPEED, Found, mark, search, settings_of
 from .settings import Settings, check_budget, check_metric
+from .slicing import finetuning_of
 from .sub_networks import Validation
 from .translator import Translator
 
@@ -64,8 +65,9 @@ class Chain:
         teacher_options: Overrides of the teacher's config by dotted key.
 
     Raises:
-        ValueError: If the model is another one, or a search cannot be made of it: its
-            metric is not evaluated, or nothing fits in its budget.
+        ValueError: If the model is another one, its ``finetune`` is no such dict, or a
+            search cannot be made of it: its metric is not evaluated, or nothing fits
+            in its budget.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Chain:
         self.cfg = cfg
         self.work_dir = work_dir
         self.settings: Settings = settings_of(cfg)
+        self._finetuning = finetuning_of(cfg)
         self._train = list(train)
         self._teacher_options = dict(teacher_options or {})
         if not (work_dir / 'supernet').is_dir():
@@ -122,7 +125,7 @@ class Chain:
     @property
     def finetunes(self) -> bool:
         """Whether the sub-network that is found is trained further."""
-        return self.cfg.get('finetune', {}) is not None
+        return self._finetuning is not None
 
     def teacher(self, watch: Watch) -> Trained | None:
         """Train the teacher, if it has no weights.
@@ -183,8 +186,10 @@ class Chain:
         if not self.finetunes:
             return Trained(found.config, found.weights)
         cfg = Config.fromfile(found.config)
-        # Another budget finds other widths, and what was trained before stays.
-        name = f'finetune_{"-".join(map(str, found.best))}'
+        # Another budget finds other widths, and what was trained before stays, as it
+        # does where the fine-tuning is another.
+        widths = '-'.join(map(str, found.best))
+        name = f'finetune_{widths}_{mark(self._finetuning)[:8]}'
         return self._trained(name, cfg, watch, _digest(found.weights))
 
     def _trained(
@@ -241,8 +246,7 @@ class Stage:
         loader = told.get('train_dataloader') or {}
         kept = {k: v for k, v in loader.items() if k not in OF_SPEED}
         told['train_dataloader'] = kept
-        text = json.dumps([told, about], sort_keys=True, default=str)
-        self.mark = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.mark = mark(told, about)
         self.folder = folder
         self._file = folder / 'stage.json'
         known = json.loads(self._file.read_text()) if self._file.is_file() else {}

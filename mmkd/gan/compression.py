@@ -22,6 +22,7 @@ from .teacher import build_gan_teacher
 from .translation import (
     Losses,
     TranslationModel,
+    apart,
     build,
     check_factors,
     check_judge,
@@ -266,7 +267,7 @@ class GANCompression(TranslationModel):
             self._sub_network(),
             record(own, dict.fromkeys(self.taps, Tap)) as taps,
         ):
-            fake = self.generator(source)
+            fake = apart(self.generator(source))
         paths = self.taps.values()
         taught, maps = source, []
         if self.taps or not self.paired:  # or nobody asks it

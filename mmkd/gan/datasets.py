@@ -12,7 +12,8 @@ from mmengine.fileio import join_path, list_dir_or_file
 
 from ..registry import DATASETS
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
+#: Endings of pictures, in any case.
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 PIPELINE = (dict(type='mmkd.LoadPictures'), dict(type='mmkd.PackPictures'))
 
 
@@ -93,7 +94,8 @@ class UnpairedPictures(BaseDataset):
     """Pictures of two kinds that have nothing to do with each other.
 
     In training each is shown with a random one of the other kind; in ``test_mode`` with
-    that in the same place.
+    that in the same place. MMEngine gives workers that are started anew the same random
+    numbers in every epoch, and so the same partners: ``persistent_workers=True``.
 
     Args:
         data_root: Folder that holds the others.
@@ -153,7 +155,8 @@ def pictures_in(folder: str) -> dict[str, str]:
         ValueError: If two have one name.
     """
     try:
-        names = sorted(list_dir_or_file(folder, list_dir=False, suffix=SUFFIXES))
+        files = list_dir_or_file(folder, list_dir=False)
+        names = sorted(name for name in files if name.lower().endswith(SUFFIXES))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f'folder of pictures {folder!r} does not exist'

@@ -12,10 +12,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS as ROOT_DATASETS
 
 from ..registry import DATASETS, TRANSFORMS
-from .transforms import check_sizes
+from .transforms import IGNORED, check_sizes
 
-#: Label of pixels of no class, in all data sets of MMSegmentation.
-IGNORED = 255
 ENCODINGS = ('palette', 'one_hot')
 PIPELINE = (dict(type='mmkd.PaintLabels'), dict(type='mmkd.PackPictures'))
 

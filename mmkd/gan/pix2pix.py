@@ -14,6 +14,7 @@ from ..registry import MODELS
 from .translation import (
     Losses,
     TranslationModel,
+    apart,
     build,
     check_factors,
     check_judge,
@@ -71,7 +72,7 @@ class Pix2Pix(TranslationModel):
         source, target = inputs['source'], inputs['target']
         learner = optimizers['generator']
         with learner.optim_context(self.generator), self._sub_network():
-            fake = self.generator(source)
+            fake = apart(self.generator(source))
         with optimizers['discriminator'].optim_context(self.discriminator):
             made, real = (torch.cat((source, x.detach()), 1) for x in (fake, target))
             judged = dict(

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from ..fileio import file_digest, replacing
 from .search import Evolution, Journal
 from .settings import Channels, Settings
-from .slicing import write_finetuning
+from .slicing import finetuning_of, write_finetuning
 from .sub_networks import SubNetworks, read_run
 
 #: What of a loader only says how fast it is.
@@ -95,6 +95,7 @@ def search(
         FileNotFoundError: If there is no such checkpoint.
         ValueError: If something does not fit.
     """
+    finetuning_of(cfg)  # a mistake in it is told now
     contents = read_run(cfg, checkpoint, trust)
     nets = SubNetworks(cfg, contents, str(checkpoint))
     by_time = settings.milliseconds is not None
@@ -105,7 +106,7 @@ def search(
         choices=nets.supernet.choices,
         pictures=nets.validation.pictures,
         size=nets.validation.size,
-        judged=_mark(pictures, cfg.val_evaluator),
+        judged=mark(pictures, cfg.val_evaluator),
         **(dict(device=_machine()) if by_time else {}),
     )
     evolution = Evolution(
@@ -134,7 +135,13 @@ def search(
     return Found(best, front, settings.metric, unit, weights, config, picture)
 
 
-def _mark(*parts: Any) -> str:
+def mark(*parts: Any) -> str:
+    """What tells parts of a config from others.
+
+    Example:
+        >>> mark(dict(a=1, b=2)) == mark(dict(b=2, a=1))
+        True
+    """
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -14,9 +14,7 @@ from torch import Tensor
 from ..registry import METRICS
 from ..teacher_loading import load_teacher
 from .features import Sample, checked_size, entry, in_colours, torchmetrics, unit
-
-#: Of the label maps, not counted.
-IGNORED = 255
+from .transforms import IGNORED
 
 
 @METRICS.register_module()

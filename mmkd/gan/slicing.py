@@ -114,6 +114,39 @@ def export_sub_network(
         return export_student(run, target, overwrite=overwrite)
 
 
+def finetuning_of(cfg: Config) -> dict[str, Any] | None:
+    """What a config says of the training of a sub-network that was found.
+
+    Args:
+        cfg: Config of the supernet.
+
+    Returns:
+        Overrides by dotted key; ``None`` if there is to be no such training.
+
+    Raises:
+        ValueError: If it is something else, or says the same twice.
+
+    Example:
+        >>> finetuning_of(Config(dict(finetune={'train_cfg.max_iters': 9})))
+        {'train_cfg.max_iters': 9}
+    """
+    told = cfg.get('finetune', {})
+    if told is None:
+        return None
+    if not isinstance(told, Mapping):
+        raise ValueError(
+            'finetune must be None or a dict of overrides by dotted key, on the '
+            f'command line finetune.train_cfg.max_iters=9, but is {told!r}'
+        )
+    twice = [key for key in told for k in told if key.startswith(f'{k}.')]
+    if twice:
+        raise ValueError(
+            f'finetune must say {twice[0]!r} once, but the dict has a key that '
+            f'holds it, too: {sorted(told)}'
+        )
+    return dict(told)
+
+
 def write_finetuning(
     contents: Mapping[str, Any],
     cfg: Config,
@@ -131,12 +164,15 @@ def write_finetuning(
 
     Returns:
         The two files.
+
+    Raises:
+        ValueError: See :func:`finetuning_of`.
     """
     run = sliced(contents, channels)
     weights, config = folder / 'best.pth', folder / 'finetune.py'
     told = dict(cfg.to_dict())
-    options = told.pop('finetune', None) or {}
-    for key in ('search', 'work_dir', 'resume'):
+    options = finetuning_of(cfg) or {}
+    for key in ('finetune', 'search', 'work_dir', 'resume'):
         told.pop(key, None)
     further = Config(told)
     further.model.generator = Config(parse_config_text(run['meta']['cfg'])).model[

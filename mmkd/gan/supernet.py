@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..registry import MODELS
@@ -35,8 +37,8 @@ class SuperMobileResnetGenerator(MobileResnetGenerator):
     Args:
         in_channels: Of the input.
         out_channels: Of the output.
-        ngf: Channels at full resolution of the largest sub-network, where ``choices``
-            are not given.
+        ngf: Channels at full resolution of the largest sub-network, 64 by default;
+            without effect where ``choices`` are given.
         num_blocks: Residual blocks.
         choices: Eight lists of widths to choose from, one for each part; by default
             ``ngf`` and 3/4, 1/2, 3/8 and 1/4 of it, for all of them.
@@ -62,12 +64,13 @@ class SuperMobileResnetGenerator(MobileResnetGenerator):
         self,
         in_channels: int = 3,
         out_channels: int = 3,
-        ngf: int = 64,
+        ngf: int | None = None,
         num_blocks: int = 9,
         choices: Sequence[Sequence[int]] | None = None,
         dropout: float = 0.0,
     ) -> None:
         if choices is None:
+            ngf = 64 if ngf is None else ngf
             check_positive(ngf=ngf)
             own = sorted({round(ngf * factor) for factor in FACTORS} - {0})
             choices = [own] * 8
@@ -80,7 +83,20 @@ class SuperMobileResnetGenerator(MobileResnetGenerator):
         for width in {width for part in choices for width in part}:
             expanded([width] * 8)
         largest = [max(part) for part in choices]
-        super().__init__(in_channels, out_channels, ngf, num_blocks, largest, dropout)
+        if ngf not in (None, max(largest)):
+            print_log(
+                f'mmkd: ngf={ngf} has no effect on a supernet with choices, of at most '
+                f'{max(largest)} channels: change these, or leave them out',
+                logger='current',
+                level=logging.WARNING,
+            )
+        super().__init__(
+            in_channels,
+            out_channels,
+            num_blocks=num_blocks,
+            channels=largest,
+            dropout=dropout,
+        )
         self.choices = tuple(tuple(sorted(set(p), reverse=True)) for p in choices)
         self.dropout = dropout
         for module in self.modules():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from ..registry import TRANSFORMS
 
+#: Label of pixels of no class, in all data sets of MMSegmentation.
+IGNORED = 255
 #: What a sample is made of, in the order in which it is changed.
 SIDES = ('source', 'target')
 
@@ -67,7 +70,7 @@ class ChangePictures:
     """Transforms of torchvision, the same ones for both pictures of a pair.
 
     ``labels``, where there are some, are changed with them: without mixing classes,
-    and not by what changes colours.
+    and not by what changes colours. What a step adds around them has no class.
 
     Args:
         steps: Configs of ``torchvision.transforms.v2``, such as
@@ -88,6 +91,7 @@ class ChangePictures:
 
     def __init__(self, steps: Sequence[Mapping[str, Any]]) -> None:
         from torchvision.transforms import v2
+        from torchvision.tv_tensors import Mask
 
         made = []
         for step in steps:
@@ -98,6 +102,8 @@ class ChangePictures:
                     'a step must have the type of one of torchvision.transforms.v2 but '
                     f'is {dict(step)}'
                 )
+            if 'fill' in inspect.signature(kind).parameters:
+                told['fill'] = {Mask: IGNORED, 'others': told.get('fill', 0)}
             made.append(kind(**told))
         self.change = v2.Compose(made) if made else None
 
@@ -129,8 +135,8 @@ class PackPictures:
     """What a model is given: ``inputs`` and, of each picture, its name and labels.
 
     Raises:
-        ValueError: If a picture is missing, the pictures of a pair have two sizes, or
-            sides of one are no multiples of 4.
+        ValueError: If a picture is missing or not of bytes, the pictures of a pair have
+            two sizes, or sides of one are no multiples of 4.
     """
 
     def __call__(self, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,6 +157,11 @@ class PackPictures:
         if results['paired']:
             check_sizes(results)
         for picture in (source, target):
+            if picture.dtype != torch.uint8:
+                raise ValueError(
+                    f'pictures must be of bytes, from 0 to 255, but {name} is of '
+                    f'{picture.dtype}: leave out what changes that, the model scales'
+                )
             if picture.shape[1] % 4 or picture.shape[2] % 4:
                 raise ValueError(
                     f'sides of pictures must be multiples of 4 but {name} has '

@@ -236,6 +236,19 @@ def frozen(*modules: nn.Module) -> Iterator[list[Any]]:
             parameter.requires_grad_(True)
 
 
+@torch.compiler.disable
+def apart(picture: Tensor) -> Tensor:
+    """A picture as it is, where the graph of a compiled step ends.
+
+    Two networks learn from it, each by a backward pass of its own: the first one would
+    free the second one's part of a graph that they have in common.
+
+    Args:
+        picture: (N, C, H, W).
+    """
+    return picture
+
+
 def check_factors(**factors: float) -> None:
     """Insist on factors of losses that losses can have.
 

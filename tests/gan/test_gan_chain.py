@@ -232,6 +232,33 @@ def test_another_budget_searches_again(work, configs):
     assert len(list(folder.glob('finetune_*'))) == 2  # nothing is lost
 
 
+def test_another_fine_tuning_is_done_beside_the_first(configs, work):
+    folder, _ = work
+    before = set(folder.glob('finetune_*'))
+    stages = [folder / name / 'log.txt' for name in ('teacher', 'supernet')]
+    times = [file.stat().st_mtime_ns for file in stages]
+    told = [*OPTIONS, '--cfg-options', 'finetune.train_cfg.max_epochs=2']
+    run('gan_compress.py', configs / 'supernet.py', '--work-dir', folder, *told)
+    assert times == [file.stat().st_mtime_ns for file in stages]
+    (new,) = set(folder.glob('finetune_*')) - before
+    assert (new / 'epoch_2.pth').is_file()
+    assert all((old / 'epoch_1.pth').is_file() for old in before)
+
+
+def test_fine_tuning_is_said_once(configs, tmp_path):
+    for said, sentence in (
+        (['train_cfg'], 'must be None or a dict'),
+        (
+            {'train_cfg.max_epochs': 1, 'train_cfg': dict(max_epochs=2)},
+            "must say 'train_cfg.max_epochs' once",
+        ),
+    ):
+        cfg = told(configs)
+        cfg.finetune = said
+        with pytest.raises(ValueError, match=sentence):
+            Chain(cfg, tmp_path, [])
+
+
 def test_only_supernets_are_compressed(configs, tmp_path):
     cfg = told(configs, **{'model.generator.type': 'mmkd.MobileResnetGenerator'})
     with pytest.raises(ValueError, match='whose generator is a mmkd.SuperMobile'):

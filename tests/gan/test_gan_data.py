@@ -253,3 +253,23 @@ def test_an_unknown_step_is_a_sentence():
         TRANSFORMS.build(dict(type='mmkd.ChangePictures', steps=[dict(type='Flop')]))
     with pytest.raises(ValueError, match='channels must be 1 or 3 but are 4'):
         TRANSFORMS.build(dict(type='mmkd.LoadPictures', channels=4))
+
+
+def test_endings_are_of_any_case(tmp_path):
+    for i, ending in enumerate(('png', 'PNG', 'Png', 'JPG', 'jpeg', 'webp')):
+        write(tmp_path / 'some' / f'{i}.{ending}', picture(i, 24))
+    (tmp_path / 'some' / '.hidden').write_bytes(b'1')
+    dataset = pairs(tmp_path, folder='some')
+    assert [dataset[i]['data_samples']['name'] for i in range(6)] == list('012345')
+
+
+def test_pictures_are_bytes_until_the_model_scales_them(tmp_path):
+    """Those from 0 to 1 would be black for it."""
+    step = dict(type='ToDtype', dtype=torch.float32, scale=True)
+    pipeline = [
+        dict(type='mmkd.LoadPictures'),
+        dict(type='mmkd.ChangePictures', steps=[step]),
+        dict(type='mmkd.PackPictures'),
+    ]
+    with pytest.raises(ValueError, match='from 0 to 255, but 000 is of torch.float32'):
+        pairs(tmp_path, pipeline=pipeline)[0]

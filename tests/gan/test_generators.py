@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmkd
+from mmkd.gan import supernet as supernet_module
 from mmkd.gan.inherit import inherit
 from mmkd.gan.layers import InstanceNorm
 from mmkd.gan.widths import Widths, macs
@@ -187,6 +188,20 @@ def test_sub_networks_follow_from_seed_and_step(supernet):
     for part in zip(*drawn):
         for width in (8, 6, 4, 3, 2):
             assert part.count(width) == pytest.approx(80, abs=35)
+
+
+def test_a_width_beside_choices_is_told_to_have_no_effect(monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        supernet_module, 'print_log', lambda text, **_: said.append(text)
+    )
+    made = mmkd.SuperMobileResnetGenerator(num_blocks=1, ngf=8, choices=[[16, 8]] * 8)
+    assert made.channels == (16,) * 8
+    assert ['ngf=8 has no effect' in text for text in said] == [True]
+    mmkd.SuperMobileResnetGenerator(num_blocks=1, choices=[[16, 8]] * 8)
+    mmkd.SuperMobileResnetGenerator(num_blocks=1, ngf=16, choices=[[16, 8]] * 8)
+    assert mmkd.SuperMobileResnetGenerator(num_blocks=1).channels == (64,) * 8
+    assert len(said) == 1
 
 
 def test_a_copy_of_full_width_is_its_teacher():

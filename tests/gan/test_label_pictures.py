@@ -121,6 +121,35 @@ def test_labels_are_cut_and_mirrored_with_their_photo(tmp_path):
     assert mirrored == {True, False}
 
 
+@pytest.mark.parametrize(
+    ('step', 'around'),
+    [
+        (dict(type='Pad', padding=4), 0),
+        (dict(type='Pad', padding=4, fill=77), 77),
+        (dict(type='RandomCrop', size=(24, 32), pad_if_needed=True), 0),
+        (dict(type='RandomAffine', degrees=0, scale=(0.5, 0.5)), 0),
+    ],
+)
+def test_what_is_added_around_labels_has_no_class(step, around, tmp_path):
+    change = dict(type='mmkd.ChangePictures', steps=[step])
+    dataset = pairs(tmp_path, [change, *PACK])
+    sample = dataset[0]
+    labels = sample['data_samples']['labels']
+    source, target = (sample['inputs'][name] for name in ('source', 'target'))
+    added = torch.ones_like(labels, dtype=torch.bool)
+    if step['type'] == 'Pad':
+        added[4:-4, 4:-4] = False
+        inside = torch.from_numpy(labels_of(0))
+        assert torch.equal(labels[4:-4, 4:-4], inside)
+    else:
+        added[6:-6, 8:-8] = False
+        added &= (target == 0).all(0)
+        assert added.sum() > labels.numel() / 4
+    assert (labels[added] == 255).all()
+    assert (source[:, added] == 0).all()
+    assert (target[:, added] == around).all()
+
+
 def test_a_resized_label_map_has_no_other_labels(tmp_path):
     change = dict(
         type='mmkd.ChangePictures', steps=[dict(type='Resize', size=(20, 40))]
